@@ -1,0 +1,62 @@
+# make demo | test | check | lock | image | clean
+# Everything is installed into .venv, from the lock files in requirements/.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo test check format lock image clean
+
+help:
+	@echo "make demo    phantom patient -> scanner -> node -> PACS: pictures, a page and a table in demo-out/"
+	@echo "make test    all tests (installs the DICOM peers that they talk to, where it may)"
+	@echo "make check   ruff, format and mypy --strict"
+	@echo "make format  rewrite the sources the way ruff wants them"
+	@echo "make lock    renew requirements/*.txt from pyproject.toml"
+	@echo "make image   build the container image without a container engine"
+	@echo "make clean   remove what the targets above made"
+
+demo: .venv/run.stamp
+	$(BIN)/qsm-node demo --output demo-out
+
+test: .venv/test.stamp .venv/peers.stamp
+	$(BIN)/pytest -n 2
+
+check: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/test.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: .venv/test.stamp
+	scripts/lock.sh
+
+image:
+	scripts/build-image.sh
+
+clean:
+	rm -rf .venv demo-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find node recon phantoms tests -name __pycache__ -prune -exec rm -rf {} +
+
+# ------------------------------------------------------------------------------------------------ environment
+
+.venv/pyvenv.cfg:
+	scripts/venv.sh $(PYTHON)
+
+.venv/run.stamp: .venv/pyvenv.cfg pyproject.toml requirements/run.txt requirements/build.txt
+	@echo "Installing qsm-node and what it needs into .venv (about a minute) ..."
+	$(PIP) install --require-hashes -r requirements/run.txt
+	$(PIP) install --require-hashes -r requirements/build.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/test.stamp: .venv/run.stamp requirements/test.txt
+	@echo "Installing the test tools into .venv ..."
+	$(PIP) install --require-hashes -r requirements/test.txt
+	@touch $@
+
+.venv/peers.stamp: scripts/peers.sh scripts/apt-install.sh
+	@scripts/peers.sh && touch $@ || [ "$$CI" != true ]
