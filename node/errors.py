@@ -1,0 +1,67 @@
+"""The error tree of `node`. Whether to try again is a property of the class and of nothing else.
+
+::
+
+    NodeError
+    ├── PermanentError      trying again gives the same
+    │   ├── Refused         the input is not what the node reconstructs; carries a `Refusal`
+    │   └── Unreadable      not a DICOM file, truncated, or pixels that cannot be decoded
+    └── TransientError      worth another attempt
+
+Knows no DICOM: a `Refusal` is a value, made where the reason is seen, read by the person who can act.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why something is not reconstructed.
+
+    Parameters
+    ----------
+    code
+        Stable, kebab-case: `no-phase`, `incomplete`, `phase-difference`, ... For machines and for counting.
+    sentence
+        One sentence with the numbers that an administrator needs to act. No patient data.
+    """
+
+    code: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.sentence}"
+
+
+class NodeError(Exception):
+    """Base of everything that the node raises on purpose."""
+
+    transient: ClassVar[bool] = False
+
+
+class PermanentError(NodeError):
+    """Trying again gives the same."""
+
+
+class TransientError(NodeError):
+    """Worth another attempt: a peer, a disk or a worker that may come back."""
+
+    transient: ClassVar[bool] = True
+
+
+class Refused(PermanentError):
+    """The input is not what the node reconstructs."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+
+    def __reduce__(self) -> tuple[type[Refused], tuple[Refusal]]:
+        return type(self), (self.refusal,)
+
+
+class Unreadable(PermanentError):
+    """Not a DICOM file, truncated, or pixels that cannot be decoded."""

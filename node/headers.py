@@ -1,0 +1,206 @@
+"""What the node keeps of an image's header: enough to group images, to see what lacks and to refuse by name.
+
+`read_header` turns a dataset into a small frozen `Header` that goes through JSON unchanged. It never raises:
+what it cannot use becomes a `Refusal` inside. A header holds no name, identifier or birth date of the
+patient. Scaling is not kept: the loader reads it again from the file. Series and acquisitions are unknown
+here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, EnhancedMRImageStorage, MRImageStorage
+
+from node import multiframe
+from node.errors import Refusal
+from node.identity import is_own
+from node.vendors import convention_of
+from node.vendors.convention import (
+    Announced,
+    Component,
+    Convention,
+    common_refusal,
+    image_type,
+    number,
+    standard_component,
+    text,
+)
+
+_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+
+Position = tuple[float, float, float]
+Orientation = tuple[float, float, float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One plane of one echo and one component.
+
+    Parameters
+    ----------
+    index
+        0-based number inside the object; 0 in a classic image.
+    component
+        `M`, `P`, `R`, `I`, or `?` where the image does not say.
+    te_s
+        Echo time in s; 0 where the image has none.
+    position_mm, orientation
+        ImagePositionPatient and ImageOrientationPatient.
+    spacing_mm
+        PixelSpacing: distance between rows, distance between columns.
+    image_type
+        The values of ImageType or FrameType.
+    """
+
+    index: int
+    component: Component
+    te_s: float
+    position_mm: Position
+    orientation: Orientation
+    spacing_mm: tuple[float, float]
+    image_type: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the node keeps of one DICOM object's header. Absent texts are empty, absent numbers None."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+    frame_of_reference_uid: str
+    manufacturer: str
+    vendor: str
+    """Name of the convention in `node.vendors`; empty where the manufacturer has none."""
+    protocol: str
+    """ProtocolName, or SeriesDescription where there is none."""
+    series_description: str
+    series_number: int | None
+    instance_number: int | None
+    sequence: str
+    scan: str
+    """What separates two scans of one protocol, as far as the image alone can tell."""
+    rows: int
+    columns: int
+    slice_thickness_mm: float | None
+    tr_ms: float | None
+    flip_deg: float | None
+    announced_echoes: int | None
+    announced_slices: int | None
+    frames: tuple[Frame, ...]
+    own: bool
+    """Written by this product: to be recognised, not processed."""
+    refusal: Refusal | None
+    """Why the object, on its own, is not raw complex gradient echo."""
+
+    def to_json(self) -> str:
+        """As one line of JSON; equal headers give equal text."""
+        return _ADAPTER.dump_json(self).decode()
+
+    @classmethod
+    def from_json(cls, line: str) -> Header:
+        """The header that `to_json` wrote."""
+        return _ADAPTER.validate_json(line)
+
+
+_ADAPTER = TypeAdapter(Header)
+
+
+def read_header(ds: Dataset) -> Header:
+    """What the node keeps of an object's header. Never raises; pixels are not touched."""
+    manufacturer = text(ds, "Manufacturer")
+    convention = convention_of(manufacturer)
+    component_of = convention.component if convention else standard_component
+    flat = multiframe.frames(ds)
+    first = flat[0]
+    geometries = [_geometry(f) for f in flat]
+    frames = tuple(
+        Frame(
+            index=index,
+            component=component_of(f),
+            te_s=(number(f, "EchoTime") or 0.0) / 1e3,
+            position_mm=geometry[0],
+            orientation=geometry[1],
+            spacing_mm=geometry[2],
+            image_type=image_type(f),
+        )
+        for index, (f, geometry) in enumerate(zip(flat, geometries, strict=True))
+        if geometry is not None
+    )
+    announced = convention.announced(first) if convention else Announced(None, None)
+    return Header(
+        sop_class_uid=text(ds, "SOPClassUID"),
+        sop_instance_uid=text(ds, "SOPInstanceUID"),
+        study_uid=text(ds, "StudyInstanceUID"),
+        series_uid=text(ds, "SeriesInstanceUID"),
+        frame_of_reference_uid=text(ds, "FrameOfReferenceUID"),
+        manufacturer=manufacturer,
+        vendor=convention.name if convention else "",
+        protocol=text(ds, "ProtocolName") or text(ds, "SeriesDescription"),
+        series_description=text(ds, "SeriesDescription"),
+        series_number=_integer(ds, "SeriesNumber"),
+        instance_number=_integer(ds, "InstanceNumber"),
+        sequence=text(first, "SequenceName") or text(first, (0x0019, 0x109C)),
+        scan=convention.scan(ds) if convention else "",
+        rows=_integer(ds, "Rows") or 0,
+        columns=_integer(ds, "Columns") or 0,
+        slice_thickness_mm=number(first, "SliceThickness"),
+        tr_ms=number(first, "RepetitionTime"),
+        flip_deg=number(first, "FlipAngle"),
+        announced_echoes=announced.echoes,
+        announced_slices=announced.slices,
+        frames=frames,
+        own=is_own(ds),
+        refusal=_refusal(ds, flat, frames, convention),
+    )
+
+
+def _refusal(
+    ds: Dataset, flat: list[Dataset], frames: tuple[Frame, ...], convention: Convention | None
+) -> Refusal | None:
+    missing = [keyword for keyword in _UIDS if not text(ds, keyword)]
+    if missing:
+        return Refusal("unreadable", f"object without {', '.join(missing)}")
+    if ds.SOPClassUID not in {MRImageStorage, EnhancedMRImageStorage}:
+        return Refusal("not-mr-gre", f"not an MR image ({UID(ds.SOPClassUID).name})")
+    refuse = convention.refusal if convention else common_refusal
+    geometries = {(f.orientation, f.spacing_mm) for f in frames}
+    reasons = (
+        (
+            len(frames) < len(flat) or not text(ds, "Rows") or not text(ds, "Columns"),
+            Refusal("no-geometry", "image without position, orientation, pixel spacing or matrix"),
+        ),
+        (any(f.te_s <= 0 for f in frames), Refusal("no-echo-time", "image without echo time")),
+        (
+            len(geometries) > 1,
+            Refusal("mixed-geometry", "frames of different orientation or pixel spacing in one object"),
+        ),
+    )
+    named = next(filter(None, map(refuse, flat)), None)
+    return named or next((refusal for found, refusal in reasons if found), None)
+
+
+def _integer(ds: Dataset, keyword: str) -> int | None:
+    value = number(ds, keyword)
+    return None if value is None else int(value)
+
+
+def _geometry(ds: Dataset) -> tuple[Position, Orientation, tuple[float, float]] | None:
+    position = _floats(ds, "ImagePositionPatient", 3)
+    orientation = _floats(ds, "ImageOrientationPatient", 6)
+    spacing = _floats(ds, "PixelSpacing", 2)
+    if position is None or orientation is None or spacing is None:
+        return None
+    return position, orientation, spacing  # type: ignore[return-value]
+
+
+def _floats(ds: Dataset, keyword: str, n: int) -> tuple[float, ...] | None:
+    try:
+        values = tuple(float(part) for part in text(ds, keyword).split("\\"))
+    except ValueError:
+        return None
+    return values if len(values) == n else None

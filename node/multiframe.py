@@ -1,0 +1,61 @@
+"""Enhanced MR objects as the classic images that they would be: one flat dataset per frame.
+
+Knows the functional groups of PS3.3 C.7.6.16 and C.8.13.5; knows nothing of vendors or of what is done with
+the images.
+"""
+
+from __future__ import annotations
+
+from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedMRImageStorage
+
+_RENAMED = {
+    "EffectiveEchoTime": "EchoTime",
+    "TransmitterFrequency": "ImagingFrequency",
+    "ResonantNucleus": "ImagedNucleus",
+    "PulseSequenceName": "SequenceName",
+    "FrameType": "ImageType",
+}
+_PHILIPS_FRAME = (0x2005, 0x140F)
+_PHILIPS_SCALE_SLOPE = (0x2005, 0x100E)
+
+
+def frames(ds: Dataset) -> list[Dataset]:
+    """One flat dataset per frame, in order; a classic image is its own only frame.
+
+    Each functional group is taken from the frame, and from the shared groups where the frame lacks it.
+    Private groups are left out (the position in Philips' private group is off by half a voxel), but for
+    Philips' scale slope.
+    """
+    per_frame = ds.get("PerFrameFunctionalGroupsSequence")
+    if ds.get("SOPClassUID") != EnhancedMRImageStorage or not per_frame:
+        return [ds]
+    shared = ds.get("SharedFunctionalGroupsSequence")
+    shared_groups = _groups(shared[0]) if shared else {}
+    top = Dataset({tag: ds.get_item(tag) for tag in list(ds.keys()) if tag.group not in {0x5200, 0x7FE0}})
+    return [_flat(top, shared_groups | _groups(item), item, index) for index, item in enumerate(per_frame)]
+
+
+def _groups(item: Dataset) -> dict[int, Dataset]:
+    return {e.tag: e.value[0] for e in item if e.VR == "SQ" and not e.tag.is_private and e.value}
+
+
+def _flat(top: Dataset, groups: dict[int, Dataset], item: Dataset, index: int) -> Dataset:
+    flat = Dataset({tag: top.get_item(tag) for tag in list(top.keys())})
+    for group in groups.values():
+        for element in group:
+            if not element.tag.is_private:
+                flat[element.tag] = element
+    for enhanced, classic in _RENAMED.items():
+        if enhanced in flat:
+            setattr(flat, classic, flat[enhanced].value)
+    if "ScanningSequence" not in flat:
+        flat.ScanningSequence = "SE" if flat.get("EchoPulseSequence") == "SPIN" else "GR"
+    if "SequenceVariant" not in flat:
+        flat.SequenceVariant = "SP" if str(flat.get("Spoiling", "NONE")) not in {"", "NONE"} else "NONE"
+    if _PHILIPS_FRAME in item and item[_PHILIPS_FRAME].value:
+        private = item[_PHILIPS_FRAME].value[0]
+        if _PHILIPS_SCALE_SLOPE in private:
+            flat.add(private[_PHILIPS_SCALE_SLOPE])
+    flat.InstanceNumber = index + 1
+    return flat
