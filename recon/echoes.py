@@ -1,0 +1,214 @@
+"""From complex echoes to the total field: first field, phase offset, maximum-likelihood fit.
+
+All functions work on the flat voxels of a mask, ``(E, N)`` and ``(N,)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
+
+from recon import kernels
+from recon.types import Acquisition, BadRecipe, BoolArray, ComplexArray, FieldMap, FloatArray, Shape, Vector
+
+
+@dataclass(frozen=True, slots=True)
+class ComplexFit:
+    """Voxelwise maximum-likelihood fit of the complex echoes.
+
+    .. math:: \\min_{A, R, f} \\sum_e |S_e e^{-i\\phi_0} - A e^{-R t_e} e^{2\\pi i f t_e}|^2
+
+    Gaussian complex noise makes this the maximum-likelihood field (Liu et al. 2013, MRM 69:467); decoupled
+    Gauss-Newton steps. The phase offset phi_0 is smooth and the same in every echo, as in MCPC-3D-S (Eckstein et
+    al. 2018, MRM 79:2996).
+
+    Parameters
+    ----------
+    steps
+        At most this many Gauss-Newton steps.
+    offset_block_mm, offset_sigma_mm
+        The offset is averaged over blocks of this edge, then smoothed by a Gaussian of this sd.
+    """
+
+    steps: int = 12
+    offset_block_mm: float = 4.0
+    offset_sigma_mm: float = 6.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.offset_block_mm <= 0 or self.offset_sigma_mm <= 0:
+            raise BadRecipe(f"ComplexFit needs positive parameters, got {self}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Echoes:
+    """The voxels of a mask in every echo.
+
+    Parameters
+    ----------
+    magnitude, phase
+        float32 (E, N); arbitrary unit, rad.
+    te_s
+        float32 (E,), s.
+    mask
+        bool, N voxels set: where the flat voxels stand in volumes.
+    voxel_mm
+        Voxel edges in mm.
+    """
+
+    magnitude: FloatArray
+    phase: FloatArray
+    te_s: FloatArray
+    mask: BoolArray
+    voxel_mm: Vector
+
+    @staticmethod
+    def of(acquisition: Acquisition, brain: BoolArray, mask: BoolArray) -> Echoes:
+        """The ``brain`` voxels of an acquisition; ``mask`` holds the same voxels, in the same order."""
+        return Echoes(
+            acquisition.magnitude[:, brain],
+            acquisition.phase[:, brain],
+            np.array(acquisition.te_s, dtype=np.float32),
+            mask,
+            acquisition.geometry.voxel_mm,
+        )
+
+    def volume(self, values: FloatArray) -> FloatArray:
+        """Flat values back in the volume, 0 outside the mask."""
+        volume = np.zeros(self.mask.shape, dtype=np.float32)
+        volume[self.mask] = values
+        return volume
+
+
+def echo_spacing_s(te_s: Sequence[float] | FloatArray) -> float:
+    """The shortest time between two echoes, or the echo time itself where there is one echo.
+
+    The first field is known modulo one turn in this time.
+    """
+    return float(min(np.diff(te_s), default=te_s[0]))
+
+
+def shortest_pairs(te_s: FloatArray) -> npt.NDArray[np.int64]:
+    """int (P, 2): pairs of successive echoes whose spacing is the shortest one, to 1 %."""
+    spacing = np.diff(te_s)
+    first = np.flatnonzero(spacing <= 1.01 * spacing.min())
+    return np.stack([first, first + 1], axis=1)
+
+
+def first_phase(echoes: Echoes) -> tuple[FloatArray, FloatArray]:
+    """Wrapped phase per echo spacing, and the amplitude that stands behind it.
+
+    With two echoes or more: argument and square root modulus of the sum over the shortest pairs of
+    ``conj(S_a) S_b``, free of the phase offset. With one echo: its phase and magnitude.
+    """
+    if len(echoes.te_s) == 1:
+        return _wrapped(echoes.phase[0]), echoes.magnitude[0]
+    return _pair_phase(echoes, shortest_pairs(echoes.te_s))
+
+
+def second_phase(echoes: Echoes) -> FloatArray:
+    """Another estimate of :func:`first_phase`, rad (N,), from the first of its pairs alone."""
+    if len(echoes.te_s) == 1:
+        return _wrapped(echoes.phase[0])
+    return _pair_phase(echoes, shortest_pairs(echoes.te_s)[:1])[0]
+
+
+def _pair_phase(echoes: Echoes, pairs: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+    product = np.empty(echoes.magnitude.shape[1], dtype=np.complex64)
+    power = np.empty(echoes.magnitude.shape[1], dtype=np.float32)
+    kernels.hermitian_product(echoes.magnitude, echoes.phase, pairs, product, power)
+    return np.angle(product), np.sqrt(power)
+
+
+def _wrapped(phase: FloatArray) -> FloatArray:
+    turns: FloatArray = np.round(phase / np.float32(2 * np.pi))
+    return phase - np.float32(2 * np.pi) * turns
+
+
+def phase_offset(echoes: Echoes, field_hz: FloatArray, fit: ComplexFit) -> FloatArray:
+    """Phase at echo time 0, rad (N,): the first two echoes with the field taken out, smoothed as a complex number.
+
+    0 with a single echo, where offset and field cannot be told apart.
+    """
+    if len(echoes.te_s) == 1:
+        return np.zeros_like(field_hz)
+    total = np.empty(field_hz.shape, dtype=np.complex64)
+    kernels.demodulated_sum(echoes.magnitude, echoes.phase, field_hz, echoes.te_s, np.arange(2), total)
+    index = np.flatnonzero(echoes.mask)
+    block = np.array([max(1, round(fit.offset_block_mm / h)) for h in echoes.voxel_mm])
+    coarse = block_sums(total, index, echoes.mask.shape, block)
+    sigma = [fit.offset_sigma_mm / (h * b) for h, b in zip(echoes.voxel_mm, block, strict=True)]
+    smooth = gaussian_filter(coarse.real, sigma) + 1j * gaussian_filter(coarse.imag, sigma)
+    fine = np.empty_like(total)
+    kernels.trilinear(smooth.astype(np.complex64), block, index, np.array(echoes.mask.shape), fine)
+    return np.angle(fine)
+
+
+def block_sums(
+    values: ComplexArray, index: npt.NDArray[np.int64], shape: Shape, block: npt.NDArray[np.int64]
+) -> ComplexArray:
+    """Sums of flat voxels over blocks of ``block`` voxels, complex64 on the grid of blocks."""
+    grid = -(-np.array(shape) // block)
+    x, y, z = np.unravel_index(index, shape)
+    cell = np.ravel_multi_index((x // block[0], y // block[1], z // block[2]), tuple(grid))
+    real = np.bincount(cell, values.real, int(grid.prod()))
+    imag = np.bincount(cell, values.imag, int(grid.prod()))
+    return (real + 1j * imag).astype(np.complex64).reshape(grid)
+
+
+def fit_field(echoes: Echoes, field_hz: FloatArray, offset_rad: FloatArray, fit: ComplexFit) -> FieldMap:
+    """Maximum-likelihood field, R2* and amplitude from the start ``field_hz`` float32 (N,), on the right branch.
+
+    The noise is the median residual of the fit over the mask.
+    """
+    r2s, amplitude = log_linear_decay(echoes)
+    field = field_hz.copy()
+    lever, square = np.empty_like(field), np.empty_like(field)
+    limit_hz = np.float32(0.25 / echo_spacing_s(echoes.te_s))
+    steps = fit.steps if len(echoes.te_s) > 1 else 0
+    kernels.fit_echoes(
+        echoes.magnitude, echoes.phase, offset_rad, echoes.te_s, steps, limit_hz,
+        field, r2s, amplitude, lever, square,
+    )  # fmt: skip
+    noise = noise_sd(echoes, square)
+    sd_hz: FloatArray = np.float32(noise) / (np.float32(2 * np.pi) * np.sqrt(lever) + np.float32(1e-12))
+    freedom = np.float32(max(1, 2 * len(echoes.te_s) - 3))
+    misfit: FloatArray = np.sqrt(square / freedom) / np.float32(noise)
+    return FieldMap(
+        echoes.volume(field),
+        echoes.volume(sd_hz),
+        echoes.volume(r2s),
+        echoes.volume(amplitude),
+        echoes.volume(misfit),
+        noise,
+    )
+
+
+def log_linear_decay(echoes: Echoes) -> tuple[FloatArray, FloatArray]:
+    """Start of the fit: R2* (1/s) and amplitude of the line through log M, weighted with M^2. One echo: R2* is 0."""
+    m = np.maximum(echoes.magnitude, 1e-6 * float(echoes.magnitude.max()) + 1e-30)
+    if len(echoes.te_s) == 1:
+        return np.zeros_like(m[0]), m[0].copy()
+    w, t, y = m**2, echoes.te_s[:, None], np.log(m)
+    sw = w.sum(axis=0)
+    mean_t, mean_y = (w * t).sum(axis=0) / sw, (w * y).sum(axis=0) / sw
+    slope = (w * (t - mean_t) * (y - mean_y)).sum(axis=0) / ((w * (t - mean_t) ** 2).sum(axis=0) + 1e-30)
+    r2s = np.clip(-slope, 0, 2000).astype(np.float32)
+    return r2s, np.exp(mean_y + r2s * mean_t).astype(np.float32)
+
+
+def noise_sd(echoes: Echoes, residual_square: FloatArray) -> float:
+    """Noise sd per real channel: the fit's median residual, or 1 % of the median signal where nothing is left over.
+
+    One echo leaves no residual; two leave one degree of freedom of four.
+    """
+    freedom = 2 * len(echoes.te_s) - 3
+    if freedom < 1:
+        return 0.01 * float(np.median(echoes.magnitude[0]))
+    # Median of chi^2 with n degrees of freedom: Wilson-Hilferty.
+    median = freedom * (1 - 2 / (9 * freedom)) ** 3
+    sd = float(np.sqrt(np.median(residual_square) / median))
+    return max(sd, 1e-6 * float(np.median(echoes.magnitude[0])))

@@ -1,0 +1,1 @@
+"""Field to susceptibility: one file per method."""

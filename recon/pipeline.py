@@ -1,0 +1,181 @@
+"""From an acquisition to susceptibility and GRE phase: the only place that knows the order of the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from recon.background.pdf import pdf
+from recon.echoes import Echoes, echo_spacing_s, first_phase, fit_field, phase_offset, second_phase
+from recon.grid import WorkGrid
+from recon.highpass import homodyne
+from recon.inversion.tv import nonlinear_tv
+from recon.mask import automatic_mask
+from recon.morphology import inner
+from recon.recipe import Recipe
+from recon.solve import Step, run
+from recon.types import Acquisition, BadInput, BoolArray, ChiMap, FieldMap, FloatArray, LocalField, Trace
+from recon.unwrap import region_growing
+from recon.weights import field_weight, peeled, rim_weight
+
+Progress = Callable[[str, float], None]
+"""Told the stage and how much of it is done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """Everything a reconstruction yields, on the acquired grid.
+
+    Parameters
+    ----------
+    chi
+        Susceptibility in ppm.
+    local, field
+        Local field in ppm; total field in Hz with R2* and the quality of the fit.
+    brain
+        bool (X, Y, Z), the brain mask, given or found.
+    highpass_rad, highpass_te_s
+        float32 (X, Y, Z), high-passed phase in rad, rising with the field, of the echo at this time.
+    recipe
+        What was asked for.
+    traces
+        What each stage did.
+    """
+
+    chi: ChiMap
+    local: LocalField
+    field: FieldMap
+    brain: BoolArray
+    highpass_rad: FloatArray
+    highpass_te_s: float
+    recipe: Recipe
+    traces: tuple[Trace, ...]
+
+
+def reconstruct(
+    acquisition: Acquisition,
+    recipe: Recipe = Recipe(),  # noqa: B008  a frozen value
+    mask: BoolArray | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Reconstruct susceptibility and GRE phase.
+
+    Parameters
+    ----------
+    acquisition
+        Multi-echo gradient echo; one or two echoes work too, less accurately.
+    recipe
+        Methods and parameters.
+    mask
+        bool (X, Y, Z), the brain; found automatically if absent.
+    progress
+        Told about stages.
+
+    Raises
+    ------
+    BadInput
+        If the mask does not fit the acquisition or is empty.
+    NoMask
+        If no brain is found.
+    """
+    tell = progress or _silent
+    geometry, f0_mhz = acquisition.geometry, acquisition.f0_mhz
+    voxel_mm, b0_dir = geometry.voxel_mm, geometry.b0_dir
+    traces: list[Trace] = []
+
+    tell("GRE phase", 0)
+    highpass_rad, highpass_te_s = homodyne(acquisition, recipe.highpass)
+    traces.append(Trace("GRE phase", "homodyne"))
+
+    tell("mask", 0)
+    if mask is None:
+        found = automatic_mask(acquisition, recipe.mask)
+        brain = found.mask
+        traces.append(Trace("mask", "automatic", warnings=found.warnings))
+    else:
+        brain = checked_mask(mask, acquisition)
+        traces.append(Trace("mask", "given"))
+    grid = WorkGrid.around(brain)
+    work_brain = grid.embed(brain)
+
+    tell("field", 0)
+    echoes = Echoes.of(acquisition, brain, work_brain)
+    phase, amplitude = (echoes.volume(values) for values in first_phase(echoes))
+    unwrapped = region_growing(phase, echoes.volume(second_phase(echoes)), amplitude, work_brain)
+    spacing_s = echo_spacing_s(acquisition.te_s)
+    start_hz = unwrapped[work_brain] / np.float32(2 * np.pi * spacing_s)
+    tell("field", 0.3)
+    offset_rad = phase_offset(echoes, start_hz, recipe.echoes)
+    field = fit_field(echoes, start_hz, offset_rad, recipe.echoes)
+    traces.append(Trace("field", "region growing, complex fit", residual=float(np.median(field.misfit[work_brain]))))
+
+    tell("background", 0)
+    reliable = peeled(work_brain, field.r2s_hz)
+    weight2 = field_weight(field, reliable, voxel_mm)
+    total_ppm = hz_to_ppm(field.field_hz, f0_mhz)
+    total_ppm -= np.average(total_ppm, weights=weight2)
+    local, last = run(
+        pdf(total_ppm, weight2, reliable, voxel_mm, b0_dir, recipe.background), _teller(tell, "background")
+    )
+    traces.append(Trace("background", "PDF", last.iteration, last.residual))
+
+    tell("inversion", 0)
+    local = LocalField(local.field_ppm, inner(local.mask))
+    weight2 *= rim_weight(field, reliable, voxel_mm)
+    rad_per_ppm = 2 * np.pi * f0_mhz * spacing_s
+    chi_ppm, last = run(
+        nonlinear_tv(local, weight2, work_brain, rad_per_ppm, voxel_mm, b0_dir, recipe.inversion),
+        _teller(tell, "inversion"),
+    )
+    traces.append(Trace("inversion", "nonlinear TV", last.iteration, last.residual))
+    chi = referenced(chi_ppm, work_brain)
+
+    return Result(
+        ChiMap(grid.restore(chi), brain, "whole brain"),
+        LocalField(grid.restore(local.field_ppm), grid.restore(local.mask)),
+        FieldMap(
+            grid.restore(field.field_hz),
+            grid.restore(field.sd_hz),
+            grid.restore(field.r2s_hz),
+            grid.restore(field.amplitude),
+            grid.restore(field.misfit),
+            field.noise,
+        ),
+        brain,
+        highpass_rad,
+        highpass_te_s,
+        recipe,
+        tuple(traces),
+    )
+
+
+def hz_to_ppm(field_hz: FloatArray, f0_mhz: float) -> FloatArray:
+    """Field in ppm of B0: 1 ppm is ``f0_mhz`` Hz."""
+    return field_hz / np.float32(f0_mhz)
+
+
+def referenced(chi_ppm: FloatArray, brain: BoolArray) -> FloatArray:
+    """Chi relative to its mean over the brain, 0 outside."""
+    mean = np.float32(chi_ppm[brain].mean(dtype=np.float64))
+    return np.where(brain, chi_ppm - mean, np.float32(0))
+
+
+def checked_mask(mask: BoolArray, acquisition: Acquisition) -> BoolArray:
+    """The mask given by the user, if it fits the acquisition."""
+    if mask.shape != acquisition.geometry.shape:
+        raise BadInput(f"mask has shape {mask.shape}, the acquisition {acquisition.geometry.shape}")
+    if mask.dtype != np.bool_:
+        raise BadInput(f"mask must be bool, got {mask.dtype}")
+    if not inner(mask).any():
+        raise BadInput(f"mask holds {np.count_nonzero(mask)} voxels, none of them inside: too small to reconstruct")
+    return mask
+
+
+def _silent(_stage: str, _done: float) -> None:
+    pass
+
+
+def _teller(tell: Progress, stage: str) -> Callable[[Step], None]:
+    return lambda step: tell(stage, step.iteration / step.limit)

@@ -1,0 +1,39 @@
+"""A recipe: one method and its parameters for every stage; the type of the parameters chooses the method."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+from recon.background.pdf import Pdf
+from recon.echoes import ComplexFit
+from recon.highpass import Homodyne
+from recon.inversion.tv import NonlinearTv
+from recon.mask import AutoMask
+from recon.unwrap import RegionGrowing
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The methods of a reconstruction, in the order in which they run."""
+
+    name: str = "default"
+    mask: AutoMask = AutoMask()
+    unwrap: RegionGrowing = RegionGrowing()
+    echoes: ComplexFit = ComplexFit()
+    background: Pdf = Pdf()
+    inversion: NonlinearTv = NonlinearTv()
+    highpass: Homodyne = Homodyne()
+
+
+RECIPES = {"default": Recipe()}
+
+
+def as_dict(recipe: Recipe) -> dict[str, object]:
+    """The recipe as plain values: ``{"name": ..., "<stage>": {"method": ..., parameter: value, ...}, ...}``.
+
+    Equal recipes give equal dictionaries, in the same order: provenance and identifiers rest on it.
+    """
+    stages = ((f.name, getattr(recipe, f.name)) for f in fields(recipe) if f.name != "name")
+    return {"name": recipe.name} | {
+        name: {"method": type(method).__name__} | asdict(method) for name, method in stages
+    }

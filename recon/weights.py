@@ -1,0 +1,49 @@
+"""Which field values to trust: data weights, and voxels at the mask's edge that must not take part."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import uniform_filter
+
+from recon.morphology import distance_mm, inner
+from recon.types import BoolArray, FieldMap, FloatArray, Vector
+
+LEAKAGE = 0.02
+"""Share of a neighbourhood's signal that leaks into a voxel through the point-spread function."""
+FLOOR_HZ = 0.5
+"""Error of the field that does not come from noise."""
+DEPHASED_R2S_HZ = 80.0
+"""Above this R2*, a voxel at the mask's edge holds air or bone: its field is wrong by up to 100 Hz."""
+PEEL_PASSES = 4
+RIM_MM = 6.0
+"""Near the edge, what the echo fit could not explain counts against a voxel; deeper inside it may be a lesion."""
+
+
+def field_weight(field: FieldMap, mask: BoolArray, voxel_mm: Vector) -> FloatArray:
+    r"""Squared data weight, float32 (X, Y, Z), mean 1 over ``mask``, 0 outside.
+
+    .. math:: W^2 \propto 1 / (\sigma_f^2 (1 + (0.02 A_{5 mm} / \sigma)^2) + (0.5 Hz)^2)
+
+    with the field's standard deviation, the mean amplitude over 5 mm and the noise of the signal.
+    """
+    around = uniform_filter(field.amplitude, [max(1, round(5 / h)) for h in voxel_mm])
+    variance = field.sd_hz**2 * (1 + (LEAKAGE * around / field.noise) ** 2) + FLOOR_HZ**2
+    weight = np.where(mask, 1 / variance, np.float32(0))
+    weight /= weight[mask].mean(dtype=np.float64)
+    return weight.astype(np.float32)
+
+
+def peeled(mask: BoolArray, r2s_hz: FloatArray) -> BoolArray:
+    """The mask without dephased voxels at its edge, up to four layers deep where they follow one another.
+
+    They would act as wrong boundary values of the background field everywhere.
+    """
+    for _ in range(PEEL_PASSES):
+        mask = inner(mask) | (mask & (r2s_hz <= DEPHASED_R2S_HZ))
+    return mask
+
+
+def rim_weight(field: FieldMap, mask: BoolArray, voxel_mm: Vector) -> FloatArray:
+    """Factor of W^2, float32 (X, Y, Z): 1 / max(1, misfit / 2)^2 within 6 mm of the mask's edge, else 1."""
+    rim = distance_mm(~mask, voxel_mm, RIM_MM) < RIM_MM
+    return np.where(rim, 1 / np.maximum(1, field.misfit / 2) ** 2, np.float32(1)).astype(np.float32)
