@@ -11,7 +11,7 @@ from node.identity import is_own
 from node.load import Source
 from recon.pipeline import Result
 
-__all__ = ["Derived", "DeriveOptions", "is_own", "write_derived"]
+__all__ = ["DeriveOptions", "Derived", "is_own", "write_derived"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def write_derived(
     result: Result,
     folder: Path,
     derived_at: datetime,
-    options: DeriveOptions = DeriveOptions(),  # noqa: B008
+    options: DeriveOptions = DeriveOptions(),
 ) -> list[Derived]:
     """Write the derived series into ``folder`` (made if absent), one file per instance, named by its UID.
 

@@ -180,6 +180,8 @@ def _refusal(
             Refusal("mixed-geometry", "frames of different orientation or pixel spacing in one object"),
         ),
     )
+    if is_own(ds):
+        return Refusal("own-output", "derived by this product: recognised and not processed again")
     named = next(filter(None, map(refuse, flat)), None)
     return named or next((refusal for found, refusal in reasons if found), None)
 

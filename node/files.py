@@ -1,0 +1,73 @@
+"""Reading DICOM files, and writing files that are whole or absent. Knows nothing of what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from node.errors import Unreadable
+
+_DEFER_BYTES = 4096
+"""Longer elements (pixels, private headers) stay on disk until they are used."""
+
+
+def read_dataset(path: Path) -> Dataset:
+    """The dataset of a DICOM file; long elements, pixels among them, stay on disk until they are used.
+
+    Raises
+    ------
+    Unreadable
+        Not a DICOM file, or truncated before its pixels.
+    """
+    try:
+        return dcmread(path, defer_size=_DEFER_BYTES)
+    except InvalidDicomError as error:
+        raise Unreadable(f"{path.name}: not a DICOM file") from error
+    except (EOFError, ValueError, NotImplementedError, KeyError, AttributeError, TypeError) as error:
+        raise Unreadable(f"{path.name}: damaged DICOM file ({error})") from error
+
+
+def read_pixels(ds: Dataset) -> npt.NDArray[np.generic]:
+    """Stored values, (frames, rows, columns).
+
+    Raises
+    ------
+    Unreadable
+        No pixels, fewer than the matrix asks for, or a compression that cannot be decoded here.
+    """
+    try:
+        pixels = ds.pixel_array
+    except (AttributeError, EOFError, ValueError, NotImplementedError, RuntimeError, KeyError, TypeError) as error:
+        raise Unreadable(f"object {ds.get('SOPInstanceUID', '?')}: pixels cannot be read ({error})") from error
+    shape = (-1, int(ds.Rows), int(ds.Columns))
+    return pixels.reshape(shape)
+
+
+def write_whole(path: Path, content: bytes) -> str:
+    """Write a file that is, after a loss of power too, either whole or absent; its SHA-256.
+
+    The content goes to a temporary name in the same folder, is synchronised and renamed.
+    """
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    return hashlib.sha256(content).hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
