@@ -38,6 +38,7 @@ fi
 
 # The build reaches package indexes with this machine's certificates.
 certificates=/etc/ssl/certs/ca-certificates.crt
+inside=/run/ca-certificates.crt
 trust=
-[ ! -e $certificates ] || trust="--volume $certificates:$certificates:ro --build-arg PIP_CERT=$certificates"
+[ ! -e $certificates ] || trust="--volume $certificates:$inside:ro --build-arg PIP_CERT=$inside"
 buildah $store bud --isolation chroot --network host --format docker --build-arg BASE=$base $trust -t $image .
