@@ -109,11 +109,12 @@ class Geometry:
         if not np.isfinite(b0).all() or np.linalg.norm(b0) == 0:
             raise BadInput(f"b0_dir must be a finite vector other than 0, got {b0_dir}")
         b0 /= np.linalg.norm(b0)
-        # The rotation that carries b0 to the patient's z: Rodrigues' formula about b0 x z.
-        z = np.array([0.0, 0.0, 1.0])
-        v, c = np.cross(b0, z), float(b0 @ z)
-        k = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
-        rotation = np.eye(3) + k + k @ k / (1 + c) if c > -1 + 1e-12 else np.diag([1.0, -1.0, -1.0])
+        # The rotation that carries b0 to the patient's z, by Rodrigues' formula about b0 x z; where b0 points down,
+        # -b0 is carried to z and z turned over.
+        flip = np.diag([1.0, -1.0, -1.0]) if b0[2] < 0 else np.eye(3)
+        x, y, z = b0 * flip[2, 2]
+        k = np.array([[0, 0, -x], [0, 0, -y], [x, y, 0]])
+        rotation = flip @ (np.eye(3) + k + k @ k / (1 + z))
         affine = np.eye(4)
         affine[:3, :3] = rotation * np.asarray(voxel_mm, dtype=np.float64)
         affine[:3, 3] = -affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
