@@ -1,0 +1,178 @@
+"""Hemorrhages and calcifications: their shape, susceptibility and signal; a demonstration set and a random generator.
+
+Knows no anatomy beyond the depth function that the generator is given.
+
+Values. Blood products: a hematoma of a few days to months is 0.5-1.5 ppm above tissue and a microbleed 0.3-0.9 ppm,
+with R2* of 60-250 1/s at 3 T (Wang S. et al., Radiology 2012;262:269; Liu T. et al., Radiology 2012;262:269-78).
+Calcifications: -0.2 to -2 ppm, little signal when solid (Chen W. et al., Radiology 2014;270:496;
+Schweser F. et al., Med Phys 2010;37:5165).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from phantoms.shapes import Axes, Ellipsoid
+from recon.types import BadInput, FloatArray, Vector
+
+Kind = Literal["hemorrhage", "calcification"]
+
+WAVES = 6
+"""Number of plane waves on the unit sphere that make a surface irregular."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesion:
+    """One lesion.
+
+    Parameters
+    ----------
+    kind
+        A hemorrhage is paramagnetic, a calcification diamagnetic.
+    chi_ppm
+        Susceptibility, ppm relative to water; 0.2-2 in modulus, its sign that of ``kind``.
+    centre_mm
+        Head coordinates (see ``phantoms.anatomy``).
+    radii_mm, angles_deg
+        The ellipsoid that the surface follows.
+    irregularity
+        Relative standard deviation of the radius over directions; 0 is the ellipsoid.
+    r2s_hz, pd, t1_s
+        R2* in 1/s without the part that the lesion's own field adds, proton density relative to water, T1 in s.
+    seed
+        Chooses the irregular surface.
+    """
+
+    kind: Kind
+    chi_ppm: float
+    centre_mm: Vector
+    radii_mm: Vector
+    angles_deg: Vector = (0.0, 0.0, 0.0)
+    irregularity: float = 0.12
+    r2s_hz: float = 100.0
+    pd: float = 0.6
+    t1_s: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.2 <= abs(self.chi_ppm) <= 2.0:
+            raise BadInput(f"chi_ppm of a lesion must be 0.2-2 in modulus, got {self.chi_ppm}")
+        if (self.chi_ppm > 0) != (self.kind == "hemorrhage"):
+            raise BadInput(f"a {self.kind} cannot have chi_ppm {self.chi_ppm}")
+        if min(self.radii_mm) <= 0:
+            raise BadInput(f"radii_mm must be positive, got {self.radii_mm}")
+        if not 0 <= self.irregularity <= 0.3:
+            raise BadInput(f"irregularity must be 0-0.3, got {self.irregularity}")
+
+    @property
+    def reach_mm(self) -> float:
+        """No point of the lesion is farther from its centre."""
+        return max(self.radii_mm) * (1 + 2.5 * self.irregularity)
+
+    def distance_mm(self, axes: Axes) -> FloatArray:
+        """Approximate signed distance to the surface, negative inside."""
+        smooth = Ellipsoid(self.centre_mm, self.radii_mm, self.angles_deg).distance_mm(axes)
+        if self.irregularity == 0:
+            return smooth
+        rng = np.random.default_rng(self.seed)
+        directions = rng.standard_normal((WAVES, 3))
+        directions *= rng.uniform(1.5, 4.5, (WAVES, 1)) / np.linalg.norm(directions, axis=1, keepdims=True)
+        phases = rng.uniform(0, 2 * np.pi, WAVES)
+        x, y, z = (axis - np.float32(c) for axis, c in zip(axes, self.centre_mm, strict=True))
+        u, v, w = x[:, None, None], y[None, :, None], z[None, None, :]
+        r = np.sqrt(u * u + v * v + w * w) + np.float32(1e-3)
+        bumps = np.zeros_like(r)
+        for (a, b, c), phase in zip(directions.astype(np.float32), phases, strict=True):
+            bumps += np.cos((a * u + b * v + c * w) / r + np.float32(phase))
+        bumps *= np.float32(np.sqrt(2 / WAVES) * self.irregularity * np.mean(self.radii_mm))
+        limit = np.float32(2.5 * self.irregularity * np.mean(self.radii_mm))
+        return np.asarray(smooth - np.clip(bumps, -limit, limit), dtype=np.float32)
+
+
+def _bleed(chi_ppm: float, centre_mm: Vector, radii_mm: Vector, seed: int) -> Lesion:
+    r2s_hz = 40.0 + 90.0 * chi_ppm
+    return Lesion("hemorrhage", chi_ppm, centre_mm, radii_mm, r2s_hz=r2s_hz, pd=0.65, seed=seed)
+
+
+def _calcification(chi_ppm: float, centre_mm: Vector, radii_mm: Vector, seed: int, pd: float) -> Lesion:
+    return Lesion("calcification", chi_ppm, centre_mm, radii_mm, r2s_hz=30.0 + 40.0 * abs(chi_ppm), pd=pd, seed=seed)
+
+
+DEMO_LESIONS: tuple[Lesion, ...] = (
+    _bleed(0.9, (38, 22, 20), (9, 12, 8), 1),
+    _bleed(0.7, (-30, -34, 22), (3.0, 3.0, 3.2), 2),
+    _bleed(0.5, (-44, 34, 8), (2.6, 2.4, 2.6), 3),
+    _bleed(0.6, (-11, 12, 6), (2.8, 3.0, 2.6), 4),
+    _calcification(-1.2, (34, -40, 18), (5.5, 4.5, 5.0), 5, 0.15),
+    _calcification(-0.6, (-30, 44, 30), (2.8, 2.6, 3.0), 6, 0.40),
+    _calcification(-0.8, (19.5, -4, 0), (3.2, 4.2, 3.2), 7, 0.35),
+    _calcification(-0.5, (-27, 4, 34), (2.6, 2.8, 2.6), 8, 0.45),
+)
+"""A hematoma, three microbleeds (one thalamic), a solid calcification, two punctate ones, one in a pallidum."""
+
+Depth = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+"""Points in mm, (N, 3), to their depth below the brain's surface in mm, (N,); negative outside."""
+
+
+def random_lesion(
+    rng: np.random.Generator, kind: Kind, centre_mm: Vector, radius_mm: float, chi_ppm: float
+) -> Lesion:
+    """A lesion of a given kind, place, mean radius and |chi|; its outline and its signal are drawn."""
+    stretch = np.exp(rng.normal(0, 0.15, 3))
+    stretch *= radius_mm / np.cbrt(stretch.prod())
+    angles = rng.uniform(0, 180, 3)
+    size = abs(chi_ppm)
+    blood = kind == "hemorrhage"
+    return Lesion(
+        kind,
+        size if blood else -size,
+        centre_mm,
+        (float(stretch[0]), float(stretch[1]), float(stretch[2])),
+        (float(angles[0]), float(angles[1]), float(angles[2])),
+        irregularity=float(rng.uniform(0, 0.15)),
+        r2s_hz=float(rng.uniform(30, 50) + (90 if blood else 40) * size),
+        pd=float(rng.uniform(0.5, 0.75) if blood else rng.uniform(0.12, 0.5)),
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def random_lesions(
+    seed: int,
+    count: int,
+    depth_mm: Depth,
+    radius_mm: tuple[float, float] = (2.0, 9.0),
+    chi_ppm: tuple[float, float] = (0.2, 2.0),
+    gap_mm: float = 6.0,
+) -> tuple[Lesion, ...]:
+    """``count`` lesions inside the brain, at least ``gap_mm`` apart and whole below its surface.
+
+    Kinds alternate; radii and |chi| are drawn from log-uniform distributions over the given ranges.
+
+    Raises
+    ------
+    BadInput
+        When so many lesions of this size find no room.
+    """
+    rng = np.random.default_rng([seed, 7])
+    placed: list[Lesion] = []
+    for _ in range(300 * count):
+        if len(placed) == count:
+            break
+        radius, size = (float(np.exp(rng.uniform(*np.log(span)))) for span in (radius_mm, chi_ppm))
+        centre = rng.uniform((-65, -85, -55), (65, 85, 65))
+        kind: Kind = "hemorrhage" if len(placed) % 2 == 0 else "calcification"
+        lesion = random_lesion(rng, kind, (float(centre[0]), float(centre[1]), float(centre[2])), radius, size)
+        room = min(
+            (float(np.linalg.norm(centre - np.array(other.centre_mm))) - other.reach_mm for other in placed),
+            default=np.inf,
+        )
+        if depth_mm(centre[None])[0] > lesion.reach_mm + 1 and room > lesion.reach_mm + gap_mm:
+            placed.append(lesion)
+    if len(placed) < count:
+        raise BadInput(f"only {len(placed)} of {count} lesions of {radius_mm} mm found room in the brain")
+    return tuple(placed)
