@@ -1,0 +1,169 @@
+"""Settings of the node: a TOML file, overridden by environment variables ``QSM_NODE_*``.
+
+A nested value is reached with two underscores: ``QSM_NODE_PEERS__PACS__PORT=104``. Knows no DICOM and opens
+nothing but the file that it is given.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from node.errors import PermanentError
+
+HEALTH_AE_TITLE = "QSMHEALTH"
+"""Calling AE title of the health check: heard from this machine alone, and only for C-ECHO."""
+
+
+class ConfigError(PermanentError):
+    """A setting is wrong; the message says which, what it was and what it may be."""
+
+
+def _ae_title(value: str) -> str:
+    title = value.strip()
+    if not 1 <= len(title) <= 16 or not title.isascii() or not title.isprintable() or "\\" in title:
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
+    return title
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Peer(BaseModel):
+    """A DICOM system that the node knows. With host and port it can also be sent to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ae_title: AETitle
+    host: str | None = Field(default=None, min_length=1)
+    port: Port | None = None
+
+    @model_validator(mode="after")
+    def _host_and_port(self) -> Self:
+        if (self.host is None) != (self.port is None):
+            raise ValueError("host and port come together: give both, or neither for a peer that only sends")
+        return self
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the node can open an association to this peer."""
+        return self.host is not None
+
+
+def _default_data_dir() -> Path:
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "qsm-node"
+
+
+class Settings(BaseSettings):
+    """Everything that a site decides."""
+
+    model_config = SettingsConfigDict(env_prefix="QSM_NODE_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    ae_title: AETitle = "QSMNODE"
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
+    port: int = Field(default=11112, ge=0, le=65535, description="0 takes any free port")
+    data_dir: Path = Field(default_factory=_default_data_dir, description="spool, journal, results, caches")
+    peers: dict[str, Peer] = Field(default={}, description="who may send; other AE titles are refused")
+    deliver_to: tuple[str, ...] = Field(
+        default=(), description="names of peers that get every result; empty: back to the sender"
+    )
+    quiet_s: float = Field(
+        default=60.0, gt=0, le=86400, description="an acquisition is judged after so long without a new image"
+    )
+    recipe: Literal["default"] = "default"
+    threads: int = Field(default=0, ge=0, le=1024, description="of the reconstruction; 0: all cores")
+    min_free_gb: float = Field(default=1.0, ge=0, description="less free disk than this: images are refused")
+    give_up_hours: float = Field(default=72.0, gt=0, description="a delivery that failed for so long is given up")
+
+    @model_validator(mode="after")
+    def _peers_fit_together(self) -> Self:
+        titles = [peer.ae_title for peer in self.peers.values()]
+        for name, peer in self.peers.items():
+            if titles.count(peer.ae_title) > 1:
+                raise ValueError(f"peers.{name}: AE title {peer.ae_title} is used by more than one peer")
+            if peer.ae_title == HEALTH_AE_TITLE:
+                raise ValueError(f"peers.{name}: AE title {HEALTH_AE_TITLE} belongs to the health check")
+            if not self.deliver_to and not peer.reachable:
+                raise ValueError(
+                    f"peers.{name}: has no host and port, so its results have nowhere to go: "
+                    "add both, or name a destination in deliver_to"
+                )
+        for name in self.deliver_to:
+            if name not in self.peers:
+                known = ", ".join(self.peers) or "none"
+                raise ValueError(f"deliver_to: there is no peer {name!r} (known peers: {known})")
+            if not self.peers[name].reachable:
+                raise ValueError(f"deliver_to: peer {name!r} has no host and port")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the TOML file."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def peer_named_by_title(self, ae_title: str) -> str | None:
+        """Name of the peer with this AE title."""
+        return next((name for name, peer in self.peers.items() if peer.ae_title == ae_title), None)
+
+    def destinations(self, senders: frozenset[str]) -> tuple[str, ...]:
+        """Names of the peers that get what was derived from images of these AE titles."""
+        if self.deliver_to:
+            return self.deliver_to
+        names = (self.peer_named_by_title(title) for title in sorted(senders))
+        return tuple(name for name in names if name is not None and self.peers[name].reachable)
+
+
+def load(path: Path | None = None) -> Settings:
+    """Settings from a TOML file (or from defaults) and the environment.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or a setting is unknown or wrong.
+    """
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    if path is not None and not path.is_file():
+        raise ConfigError(f"{path}: there is no such file")
+    try:
+        return FromFile()
+    except ValidationError as error:
+        raise ConfigError("\n".join(_in_words(item) for item in error.errors())) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+
+
+def _in_words(item: Any) -> str:
+    place = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{place}: there is no such setting"
+    if item["type"] == "missing":
+        return f"{place}: is missing"
+    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if not place:
+        return str(message)
+    return f"{place}: {message} (it is {item['input']!r})"

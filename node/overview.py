@@ -1,0 +1,111 @@
+"""The journal as an administrator reads it: one line for each acquisition, and what was not taken.
+
+Reads only. Knows the journal's tables and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from node.journal import Journal
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Where an acquisition is on its way, and why it is not further.
+
+    ``state`` is receiving, incomplete, refused, queued, running, failed, done (nowhere to send), delivering,
+    delivered or undeliverable. Times are seconds since the epoch.
+    """
+
+    id: int
+    state: str
+    study_uid: str
+    senders: tuple[str, ...]
+    images: int
+    received_at: float
+    attempts: int
+    delivered: int
+    deliveries: int
+    code: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryGroup:
+    """Deliveries of one series to one destination that are in the same state."""
+
+    destination: str
+    series: str
+    state: str
+    objects: int
+    attempts: int
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """Objects that were not taken (ignored, rejected, conflict): how many, from whom, why."""
+
+    kind: str
+    reason: str
+    sender: str
+    count: int
+    last_at: float
+
+
+def summaries(journal: Journal, acquisition_id: int | None = None) -> list[Summary]:
+    """Every acquisition, or one; oldest first."""
+    rows = journal.query(
+        """
+        SELECT a.id, a.state, a.study_uid, a.code, a.sentence, i.senders, i.images, i.received_at,
+               j.state, j.code, j.sentence, COALESCE(j.attempts, 0),
+               COALESCE(d.delivered, 0), COALESCE(d.total, 0), d.undeliverable, d.sentence
+        FROM acquisition a
+        JOIN (SELECT acquisition_id, COUNT(*) AS images, json_group_array(DISTINCT sender) AS senders,
+                     MAX(received_at) AS received_at
+              FROM instance GROUP BY acquisition_id) i ON i.acquisition_id = a.id
+        LEFT JOIN job j ON j.id = (SELECT MAX(id) FROM job WHERE acquisition_id = a.id)
+        LEFT JOIN (SELECT job_id, COUNT(*) AS total, SUM(state = 'delivered') AS delivered,
+                          SUM(state = 'undeliverable') AS undeliverable, MAX(sentence) AS sentence
+                   FROM delivery GROUP BY job_id) d ON d.job_id = j.id
+        WHERE ?1 IS NULL OR a.id = ?1 ORDER BY a.id
+        """,
+        acquisition_id,
+    )
+    return [_summary(*row) for row in rows]
+
+
+def _summary(
+    id_: int, state: str, study_uid: str, code: str, sentence: str, senders: str, images: int, received_at: float,
+    job_state: str | None, job_code: str, job_sentence: str, attempts: int,
+    delivered: int, total: int, undeliverable: int, delivery_sentence: str,
+) -> Summary:  # fmt: skip
+    if state == "complete" and job_state is not None:
+        state, code, sentence = job_state, job_code, job_sentence
+        if state == "done" and total:
+            state = "undeliverable" if undeliverable else "delivered" if delivered == total else "delivering"
+            code, sentence = "", delivery_sentence
+    return Summary(
+        id_, state, study_uid, tuple(sorted(json.loads(senders))), images, received_at,
+        attempts, delivered, total, code, sentence,
+    )  # fmt: skip
+
+
+def deliveries(journal: Journal, acquisition_id: int) -> list[DeliveryGroup]:
+    """What became of the newest job's results."""
+    rows = journal.query(
+        """
+        SELECT destination, series, state, COUNT(*), MAX(attempts), MAX(sentence) FROM delivery
+        WHERE job_id = (SELECT MAX(id) FROM job WHERE acquisition_id = ?)
+        GROUP BY destination, series, state ORDER BY destination, MIN(id)
+        """,
+        acquisition_id,
+    )
+    return [DeliveryGroup(*row) for row in rows]
+
+
+def asides(journal: Journal) -> list[Aside]:
+    """What was ignored, rejected or in conflict."""
+    return [Aside(*row) for row in journal.query("SELECT * FROM aside ORDER BY kind, last_at")]

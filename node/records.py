@@ -1,0 +1,67 @@
+"""What the journal hands out and takes in: frozen values, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An object that is safe in the spool. ``header`` is `node.headers.Header.to_json`."""
+
+    study_uid: str
+    key: str
+    sop_instance_uid: str
+    sha256: str
+    sender: str
+    header: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """An acquisition whose instances are still coming."""
+
+    id: int
+    instances: int
+    senders: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A leased job with what it needs. ``sha256s`` name the objects in the spool."""
+
+    id: int
+    acquisition_id: int
+    recipe: str
+    derived_at: datetime
+    attempts: int
+    sha256s: tuple[str, ...]
+    senders: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A derived object, at a path relative to the data folder."""
+
+    series: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A derived object that is to be sent to a peer, named as in the configuration."""
+
+    id: int
+    job_id: int
+    destination: str
+    series: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: str
+    sha256: str
+    attempts: int
+    queued_at: float

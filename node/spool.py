@@ -1,0 +1,94 @@
+"""Objects on disk, as they were received: there whole after a power loss, or not there.
+
+A file is named by the SHA-256 of the data set, never by anything that the sender wrote. Knows no DICOM.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from node.errors import TransientError
+
+
+class NoSpace(TransientError):
+    """The disk has less free space than the site wants to keep."""
+
+
+class Spool:
+    """A folder of received objects.
+
+    Parameters
+    ----------
+    folder
+        Created if it is missing. One process writes to it.
+    min_free_bytes
+        `keep` refuses when the disk has less than this.
+    """
+
+    def __init__(self, folder: Path, min_free_bytes: int = 0) -> None:
+        self.folder = folder
+        self._min_free_bytes = min_free_bytes
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def path(self, sha256: str) -> Path:
+        """Where the object with this data set is, or will be."""
+        return self.folder / f"{sha256}.dcm"
+
+    def keep(self, sha256: str, parts: Iterable[bytes]) -> Path:
+        """Write an object so that it survives a power loss from the moment this returns.
+
+        Parameters
+        ----------
+        sha256
+            Of the data set, in hexadecimal: `digest`.
+        parts
+            The bytes of the file, in order.
+
+        Raises
+        ------
+        NoSpace
+            Too little free disk; nothing is written.
+        OSError
+            The write failed; nothing is left behind.
+        """
+        free = shutil.disk_usage(self.folder).free
+        if free < self._min_free_bytes:
+            raise NoSpace(f"{free / 1e9:.1f} GB free on the disk, {self._min_free_bytes / 1e9:.1f} GB are kept free")
+        target = self.path(sha256)
+        descriptor, name = tempfile.mkstemp(suffix=".part", dir=self.folder)  # mode 0600
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.writelines(parts)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _fsync_folder(self.folder)
+        return target
+
+    def clean(self) -> int:
+        """Remove what was half written when the process ended; the number of files removed."""
+        parts = list(self.folder.glob("*.part"))
+        for part in parts:
+            part.unlink()
+        return len(parts)
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 of a data set, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,389 @@
+"""The journal agrees with a dictionary model whatever happens, and forgets nothing when the process ends."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from node.errors import Refusal
+from node.journal import Journal, JournalError
+from node.overview import asides, deliveries, summaries
+from node.records import Gathering, Job, Received, Result
+
+DERIVED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+WHY = Refusal("incomplete", "echo 4: 71 of 72 phase slices")
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def received(uid: str, key: str = "a", sha256: str = "", sender: str = "PACS") -> Received:
+    return Received("1.2.3", key, uid, sha256 or f"sha-{uid}", sender, f"header-{uid}")
+
+
+def result(uid: str) -> Result:
+    return Result("qsm", "1.2.840.10008.5.1.4.1.1.4", uid, f"results/{uid}.dcm", f"sha-{uid}")
+
+
+@dataclass
+class ModelJob:
+    id: int
+    state: str = "queued"
+    attempts: int = 0
+    not_before: float = 0.0
+    sentence: str = ""
+
+
+@dataclass
+class ModelAcquisition:
+    state: str = "receiving"
+    sentence: str = ""
+    instances: dict[str, str] = field(default_factory=dict)
+    jobs: list[ModelJob] = field(default_factory=list)
+
+
+@dataclass
+class ModelDelivery:
+    job: int
+    state: str = "pending"
+    attempts: int = 0
+    next_try_at: float = 0.0
+
+
+class Agreement(RuleBasedStateMachine):
+    """Random histories, with a crash (the file is opened again) between any two steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.clock = Clock()
+        self.acquisitions: dict[str, ModelAcquisition] = {}
+        self.deliveries: dict[tuple[str, str], ModelDelivery] = {}
+        self.conflicts = 0
+        self.ignored = 0
+        self.job_count = 0
+        self.leased: dict[int, Job] = {}
+
+    @initialize()
+    def open(self) -> None:
+        self.journal = Journal(self.folder / "journal.sqlite", self.clock)
+
+    def teardown(self) -> None:
+        self.journal.close()
+        shutil.rmtree(self.folder)
+
+    def model_jobs(self, state: str) -> list[ModelJob]:
+        jobs = [job for a in self.acquisitions.values() for job in a.jobs if job.state == state]
+        return sorted(jobs, key=lambda job: job.id)
+
+    def gathering(self, key: str, instances: int | None = None) -> Gathering:
+        model = self.acquisitions[key]
+        number = list(self.acquisitions).index(key) + 1
+        return Gathering(number, len(model.instances) if instances is None else instances, frozenset({"PACS"}))
+
+    @rule(key=st.sampled_from("ab"), number=st.integers(0, 4), other_content=st.booleans())
+    def an_object_arrives(self, key: str, number: int, other_content: bool) -> None:
+        uid = f"{key}.{number}"
+        sha256 = f"sha-{uid}" + "-other" * other_content
+        model = self.acquisitions.get(key)
+        before = model.instances.get(uid) if model else None
+        expected = "stored" if before is None else "duplicate" if before == sha256 else "conflict"
+
+        assert self.journal.add(received(uid, key, sha256)) == expected
+
+        if expected == "conflict":
+            self.conflicts += 1
+        if expected == "stored":
+            model = self.acquisitions.setdefault(key, ModelAcquisition())
+            model.instances[uid] = sha256
+            model.state, model.sentence = "receiving", ""
+            for job in model.jobs:
+                if job.state in {"queued", "running"}:
+                    job.state = "superseded"
+
+    @rule()
+    def an_object_is_ignored(self) -> None:
+        self.journal.count("ignored", "not an MR image", "PACS")
+        self.ignored += 1
+
+    @rule(key=st.sampled_from("ab"), late=st.booleans(), whole=st.booleans())
+    def an_acquisition_is_judged(self, key: str, late: bool, whole: bool) -> None:
+        model = self.acquisitions.get(key)
+        if model is None:
+            return
+        gathering = self.gathering(key, len(model.instances) - late)
+        expected = model.state == "receiving" and not late
+        if whole:
+            job = self.journal.complete(gathering, "default", DERIVED_AT)
+            assert (job is not None) == expected
+        else:
+            assert self.journal.settle(gathering, "incomplete", WHY) == expected
+        if expected and whole:
+            self.job_count += 1
+            model.state = "complete"
+            model.jobs.append(ModelJob(self.job_count))
+        elif expected:
+            model.state, model.sentence = "incomplete", WHY.sentence
+
+    @rule()
+    def a_job_is_leased(self) -> None:
+        ready = [job for job in self.model_jobs("queued") if job.not_before <= self.clock.now]
+        job = self.journal.lease()
+        assert (job.id if job else None) == (ready[0].id if ready else None)
+        if job:
+            ready[0].state = "running"
+            ready[0].attempts += 1
+            assert job.attempts == ready[0].attempts
+            assert job.derived_at == DERIVED_AT
+            owner = next(a for a in self.acquisitions.values() if ready[0] in a.jobs)
+            assert job.sha256s == tuple(sorted(owner.instances.values()))
+            self.leased[job.id] = job
+
+    @rule(how=st.sampled_from(("finish", "again", "failed", "release")), pick=st.integers(0, 9))
+    def a_job_ends(self, how: str, pick: int) -> None:
+        if not self.leased:
+            return
+        id_ = sorted(self.leased)[pick % len(self.leased)]
+        job = self.leased.pop(id_)
+        model = next(j for a in self.acquisitions.values() for j in a.jobs if j.id == id_)
+        running = model.state == "running"
+        results = [result(f"{job.acquisition_id}.{len(job.sha256s)}.{n}") for n in range(2)]
+        if how == "finish":
+            assert self.journal.finish(job, results, ("pacs", "archive")) == running
+        elif how == "release":
+            assert self.journal.release(job) == running
+        else:
+            assert self.journal.fail(job, WHY, 5.0 if how == "again" else None) == running
+        if not running:
+            return
+        model.sentence = ""
+        if how == "finish":
+            model.state = "done"
+            for to in ("pacs", "archive"):
+                for r in results:
+                    fresh = ModelDelivery(id_, next_try_at=self.clock.now)
+                    self.deliveries.setdefault((r.sop_instance_uid, to), fresh).job = id_
+        elif how == "release":
+            model.state = "queued"
+            model.attempts -= 1
+        else:
+            model.state = "queued" if how == "again" else "failed"
+            model.not_before = self.clock.now + (5.0 if how == "again" else 0.0)
+            model.sentence = WHY.sentence
+
+    @rule(how=st.sampled_from(("delivered", "again", "give up")))
+    def a_delivery_is_tried(self, how: str) -> None:
+        due = self.journal.due()
+        if not due:
+            return
+        model = self.deliveries[due[0].sop_instance_uid, due[0].destination]
+        model.attempts += 1
+        if how == "delivered":
+            self.journal.delivered(due[0])
+            model.state = "delivered"
+        else:
+            pause_s = 7.0 if how == "again" else None
+            self.journal.postpone(due[0], "no association", pause_s)
+            model.state = "pending" if pause_s else "undeliverable"
+            model.next_try_at = self.clock.now + (pause_s or 0.0)
+
+    @rule(key=st.sampled_from("ab"))
+    def an_administrator_tries_again(self, key: str) -> None:
+        model = self.acquisitions.get(key)
+        if model is None:
+            return
+        newest = model.jobs[-1] if model.jobs else None
+        waiting = [
+            d
+            for d in self.deliveries.values()
+            if newest and d.job == newest.id and d.state in {"pending", "undeliverable"}
+        ]
+        number = list(self.acquisitions).index(key) + 1
+        if model.state in {"incomplete", "refused"}:
+            assert "judged again" in self.journal.retry(number)
+            model.state, model.sentence = "receiving", ""
+        elif newest and newest.state in {"failed", "queued"}:
+            assert "queued again" in self.journal.retry(number)
+            newest.state, newest.attempts, newest.not_before = "queued", 0, 0.0
+        elif waiting:
+            assert self.journal.retry(number) == f"{len(waiting)} objects are sent again"
+            for delivery in waiting:
+                delivery.state, delivery.next_try_at = "pending", 0.0
+        else:
+            with pytest.raises(JournalError, match="nothing to try again"):
+                self.journal.retry(number)
+
+    @rule(seconds=st.sampled_from((1.0, 10.0)))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule()
+    def the_process_is_killed(self) -> None:
+        self.journal.close()
+        self.journal = Journal(self.folder / "journal.sqlite", self.clock)
+        running = self.model_jobs("running")
+        assert self.journal.recover() == len(running)
+        for job in running:
+            job.state = "queued"
+        self.leased.clear()
+
+    @invariant()
+    def no_acquisition_has_two_live_jobs(self) -> None:
+        for count in self.journal.query(
+            "SELECT COUNT(*) FROM job WHERE state IN ('queued', 'running') GROUP BY acquisition_id"
+        ):
+            assert count == (1,)
+
+    @invariant()
+    def journal_and_model_agree(self) -> None:
+        seen = {s.id: s for s in summaries(self.journal)}
+        assert len(seen) == len(self.acquisitions)
+        for number, model in enumerate(self.acquisitions.values(), start=1):
+            job = model.jobs[-1] if model.jobs else None
+            mine = [d for d in self.deliveries.values() if job and d.job == job.id]
+            states = {d.state for d in mine}
+            expected = model.state
+            if model.state == "complete" and job:
+                expected = job.state
+                if job.state == "done" and mine:
+                    expected = (
+                        "undeliverable"
+                        if "undeliverable" in states
+                        else "delivered" if states == {"delivered"} else "delivering"
+                    )  # fmt: skip
+            assert seen[number].state == expected
+            assert seen[number].images == len(model.instances)
+            assert seen[number].attempts == (job.attempts if job else 0)
+            assert seen[number].deliveries == len(mine)
+            assert seen[number].delivered == sum(d.state == "delivered" for d in mine)
+        receiving = {n for n, a in enumerate(self.acquisitions.values(), start=1) if a.state == "receiving"}
+        assert {g.id for g in self.journal.receiving()} == receiving
+        due = {key for key, d in self.deliveries.items() if d.state == "pending" and d.next_try_at <= self.clock.now}
+        assert {(d.sop_instance_uid, d.destination) for d in self.journal.due()} == due
+        counted = dict.fromkeys(("ignored", "conflict"), 0)
+        for aside in asides(self.journal):
+            counted[aside.kind] += aside.count
+        assert counted == {"ignored": self.ignored, "conflict": self.conflicts}
+
+
+TestAgreement = Agreement.TestCase
+TestAgreement.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+@pytest.fixture
+def journal() -> Iterator[Journal]:
+    journal = Journal(None, Clock())
+    yield journal
+    journal.close()
+
+
+def leased(journal: Journal) -> Job:
+    """An acquisition of two objects whose job is running."""
+    for uid in ("1", "2"):
+        journal.add(received(uid))
+    (gathering,) = journal.receiving()
+    assert journal.complete(gathering, "default", DERIVED_AT)
+    job = journal.lease()
+    assert job is not None
+    return job
+
+
+def test_headers_come_back_in_order_of_arrival(journal: Journal) -> None:
+    for uid in ("9", "1", "5"):
+        journal.add(received(uid))
+    (gathering,) = journal.receiving()
+    assert journal.headers(gathering.id) == ["header-9", "header-1", "header-5"]
+
+
+def test_senders_are_told_apart_even_with_commas_in_their_titles(journal: Journal) -> None:
+    journal.add(received("1", sender="A,B"))
+    journal.add(received("2", sender="C"))
+    assert journal.receiving()[0].senders == {"A,B", "C"}
+    assert summaries(journal)[0].senders == ("A,B", "C")
+
+
+def test_a_conflict_says_which_object_and_where_the_other_is(journal: Journal) -> None:
+    journal.add(received("1.2"))
+    journal.add(received("1.2", sha256="beef"))
+    (aside,) = asides(journal)
+    assert (aside.kind, aside.count, aside.sender) == ("conflict", 1, "PACS")
+    assert "1.2 came with other content" in aside.reason
+    assert "beef.dcm" in aside.reason
+
+
+def test_a_late_instance_supersedes_a_running_job(journal: Journal) -> None:
+    job = leased(journal)
+    journal.add(received("3"))
+    assert journal.finish(job, [result("d1")], ("pacs",)) is False
+    assert journal.due() == []
+    assert summaries(journal)[0].state == "receiving"
+
+
+def test_a_done_job_keeps_its_deliveries_when_an_instance_comes_late(journal: Journal) -> None:
+    assert journal.finish(leased(journal), [result("d1")], ("pacs",))
+    journal.add(received("3"))
+    assert [d.sop_instance_uid for d in journal.due()] == ["d1"]
+
+
+def test_the_first_written_result_wins(journal: Journal) -> None:
+    assert journal.finish(leased(journal), [result("d1")], ("pacs",))
+    journal.delivered(journal.due()[0])
+    journal.add(received("3"))
+    job = leased(journal)
+    assert journal.finish(job, [Result("qsm", "c", "d1", "results/other.dcm", "other")], ("pacs",))
+    assert journal.due() == []
+    assert summaries(journal)[0].state == "delivered"
+
+
+def test_groups_of_deliveries_tell_state_and_reason(journal: Journal) -> None:
+    journal.finish(leased(journal), [result("d1"), result("d2")], ("pacs",))
+    first, second = journal.due()
+    journal.delivered(first)
+    journal.postpone(second, "0xA700: out of resources", 60.0)
+    told = [(g.state, g.objects, g.sentence) for g in deliveries(journal, 1)]
+    assert told == [("delivered", 1, ""), ("pending", 1, "0xA700: out of resources")]
+
+
+def test_a_failed_transaction_changes_nothing(journal: Journal) -> None:
+    job = leased(journal)
+    broken = Result("qsm", "c", None, "p", "s")  # type: ignore[arg-type]
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.finish(job, [result("d1"), broken], ("pacs",))
+    assert summaries(journal)[0].state == "running"
+    assert journal.finish(job, [result("d1")], ("pacs",))
+
+
+def test_the_file_is_private_and_durable(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    journal = Journal(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert journal.query("PRAGMA journal_mode") == [("wal",)]
+    assert journal.query("PRAGMA synchronous") == [(2,)]
+    journal.close()
+
+
+def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(JournalError, match="version 99"):
+        Journal(path)
