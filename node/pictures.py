@@ -52,18 +52,15 @@ class Mark:
 
 def levels(marks: Iterable[Mark]) -> list[int]:
     """The fewest slices (greedily) that show every lesion at half its largest cross-section or more."""
-    shown = {}
-    for mark in marks:
-        area = mark.mask.sum(axis=(0, 1))
-        shown[mark.number] = set(np.flatnonzero(2 * area >= area.max()).tolist())
+    areas = {mark.number: mark.mask.sum(axis=(0, 1)) for mark in marks}
+    shown = {number: area / area.max() for number, area in areas.items()}
     chosen = []
     while shown:
-        # Of equally useful slices, the middle one.
-        counts = {z: sum(z in slices for slices in shown.values()) for z in set().union(*shown.values())}
-        best = sorted(z for z, n in counts.items() if n == max(counts.values()))
-        z = best[len(best) // 2]
+        share = np.array(list(shown.values()))
+        share[share < 0.5] = 0
+        z = int(np.lexsort((share.sum(axis=0), (share > 0).sum(axis=0)))[-1])
         chosen.append(z)
-        shown = {number: slices for number, slices in shown.items() if z not in slices}
+        shown = {number: of for number, of in shown.items() if of[z] < 0.5}
     return sorted(chosen)
 
 
@@ -73,7 +70,7 @@ def level_png(views: Views, z: int, marks: Sequence[Mark]) -> bytes:
     x_mm, y_mm, _ = views.geometry.voxel_mm
     width_mm, height_mm = (box[0].stop - box[0].start) * x_mm, (box[1].stop - box[1].start) * y_mm
     panel_in = 4.4
-    figure = Figure(figsize=(3 * panel_in, panel_in * height_mm / width_mm + 1.0), dpi=150, facecolor=BACKGROUND)
+    figure = Figure(figsize=(3 * panel_in, panel_in * height_mm / width_mm + 0.92), dpi=150, facecolor=BACKGROUND)
     panels = (
         ("Magnitude", views.magnitude, (0.0, _white(views.magnitude))),
         ("GRE phase [mrad]", views.phase_mrad, PHASE_WINDOW_MRAD),
@@ -81,7 +78,7 @@ def level_png(views: Views, z: int, marks: Sequence[Mark]) -> bytes:
     )
     grid = figure.add_gridspec(
         2, 3, height_ratios=(panel_in * height_mm / width_mm, 0.12),
-        left=0.008, right=0.992, top=1 - 0.36 / figure.get_figheight(), bottom=0.40 / figure.get_figheight(),
+        left=0.008, right=0.992, top=1 - 0.36 / figure.get_figheight(), bottom=0.30 / figure.get_figheight(),
         wspace=0.02, hspace=0.04,
     )  # fmt: skip
     for column, (title, volume, (low, high)) in enumerate(panels):
@@ -182,10 +179,10 @@ def _head_box(magnitude: FloatArray, margin: int = 4) -> tuple[slice, slice]:
 
 def _circle(axes: Axes, mark: Mark, box: tuple[slice, slice], z: int, voxel_mm: tuple[float, float]) -> None:
     cut = np.argwhere(mark.mask[:, :, z])
-    size = (np.ptp(cut, axis=0) + 1 + 4) * voxel_mm
+    size = (np.ptp(cut, axis=0) + 1) * voxel_mm + 12.0
     x, y = ((cut.min(axis=0) + cut.max(axis=0)) / 2 + 0.5 - (box[0].start, box[1].start)) * voxel_mm
     colour = COLOURS[mark.kind]
-    axes.add_patch(Ellipse((x, y), *size, fill=False, edgecolor=colour, linewidth=1.3))
+    axes.add_patch(Ellipse((x, y), *size, fill=False, edgecolor=colour, linewidth=1.1))
     axes.text(
         x + size[0] * 0.42, y - size[1] * 0.42, str(mark.number),
         color=colour, fontsize=11, fontweight="bold", ha="left", va="bottom", path_effects=OUTLINE,
