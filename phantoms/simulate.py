@@ -363,18 +363,26 @@ def _quadratic(axes: Axes) -> list[FloatArray]:
     return [term.astype(np.float32) for term in terms]
 
 
-def _shim(rng: np.random.Generator, field_hz: FloatArray, axes: Axes, brain: BoolArray, protocol: Protocol) -> None:
-    """Take the second-order polynomial that fits the field in the brain out of it, but for a few Hz."""
+def _shim_coils(axes: Axes) -> list[FloatArray]:
+    """The nine solid harmonics up to second order in position over 80 mm, shaped to broadcast."""
+    one, u, v, w, uv, uw, vw, uu, vv, ww = _quadratic(axes)
+    return [one, u, v, w, uv, uw, vw, uu - vv, 2 * ww - uu - vv]
 
+
+def _shim(rng: np.random.Generator, field_hz: FloatArray, axes: Axes, brain: BoolArray, protocol: Protocol) -> None:
+    """Take what shim coils of first and second order can make out of the field of the brain, but for a few Hz.
+
+    Their fields are harmonic: any other polynomial would pass for susceptibility.
+    """
     factor = protocol.oversampling
     coarse = centred_axes(protocol.shape, protocol.voxel_mm)
     mean = box_mean(field_hz, factor)[brain].astype(np.float64)
-    design = np.stack([np.broadcast_to(term, protocol.shape)[brain] for term in _quadratic(coarse)], axis=1)
+    design = np.stack([np.broadcast_to(term, protocol.shape)[brain] for term in _shim_coils(coarse)], axis=1)
     fit = np.linalg.lstsq(design.astype(np.float64), mean, rcond=None)[0]
     fit -= rng.normal(0, 5.0, fit.size)
 
     def slab(own: slice, _: slice) -> None:
-        for coefficient, term in zip(fit, _quadratic((axes[0], axes[1], axes[2][own])), strict=True):
+        for coefficient, term in zip(fit, _shim_coils((axes[0], axes[1], axes[2][own])), strict=True):
             field_hz[..., own] -= np.float32(coefficient) * term
 
     _slabs(protocol, slab)
