@@ -1,17 +1,42 @@
-"""Derived series: classic MR Image Storage for QSM and GRE phase, slice for slice from the source images."""
+"""Derived series: classic MR Image Storage for QSM and GRE phase, slice for slice from the source images.
+
+QSM is stored in ppb and GRE phase in mrad, as signed 16 bit integers without rescale and with one integer window:
+the encoding that viewers agree on. Stored GRE phase is *minus* the physical high-passed phase: a paramagnetic
+cylinder along B0 is dark, across B0 bright. Knows no network and no clock.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
-from node.identity import is_own
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+
+from node import __version__
+from node.archive import parametric_map, segmentation
+from node.errors import PermanentError
+from node.files import sync_folder, write_whole
+from node.identity import IMPLEMENTATION_UID, is_own
+from node.inherit import inherited
 from node.load import Source
+from node.provenance import Provenance, code, short_text
 from recon.pipeline import Result
+from recon.types import FloatArray
 
 __all__ = ["DeriveOptions", "Derived", "is_own", "write_derived"]
+
+Series = Literal["qsm", "phase", "mask", "pmap"]
+
+_INT16 = np.iinfo(np.int16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +65,24 @@ class Derived:
     path: Path
     sop_class_uid: str
     sop_instance_uid: str
-    series: Literal["qsm", "phase", "mask", "pmap"]
+    series: Series
     sha256: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Volume:
+    """A volume on its way into a series of classic images."""
+
+    series: Series
+    number: int
+    name: str
+    stored: npt.NDArray[np.int16]
+    echo: int
+    image_type: tuple[str, ...]
+    description: tuple[str, ...]
+    window_width: int
+    unit: Dataset
+    quantity: Dataset | None
 
 
 def write_derived(
@@ -51,9 +92,159 @@ def write_derived(
     derived_at: datetime,
     options: DeriveOptions = DeriveOptions(),
 ) -> list[Derived]:
-    """Write the derived series into ``folder`` (made if absent), one file per instance, named by its UID.
+    """Write the derived series into ``folder`` (made if absent): ``<series>-<instance number>.dcm``.
 
     The same source, recipe, version, options and ``derived_at`` give the same bytes. Files are written under a
     temporary name, synchronised and renamed.
+
+    Raises
+    ------
+    PermanentError
+        The result holds NaN or infinity, or does not lie on the grid of the source.
     """
-    raise NotImplementedError
+    provenance = Provenance(source, result, derived_at, options.supplied_mask_sha256)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for series, ds in _objects(source, result, provenance, options):
+        path = folder / f"{series}-{ds.InstanceNumber:04d}.dcm"
+        digest = write_whole(path, encoded(ds))
+        written.append(Derived(path, ds.SOPClassUID, ds.SOPInstanceUID, series, digest))
+    sync_folder(folder)
+    return written
+
+
+def encoded(ds: Dataset) -> bytes:
+    """The dataset as the bytes of a DICOM file, explicit VR little endian; equal datasets give equal bytes."""
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.ImplementationClassUID = IMPLEMENTATION_UID
+    ds.file_meta.ImplementationVersionName = f"QSM_NODE_{__version__}"[:16]
+    buffer = BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _objects(
+    source: Source, result: Result, provenance: Provenance, options: DeriveOptions
+) -> Iterator[tuple[Series, Dataset]]:
+    numbers = _instance_numbers(source)
+    qsm = _qsm(result)
+    images = [_image(qsm, k, numbers[k], source, provenance) for k in range(len(numbers))]
+    yield from (("qsm", ds) for ds in images)
+    phase = _phase(source, result)
+    yield from (("phase", _image(phase, k, numbers[k], source, provenance)) for k in range(len(numbers)))
+    if options.segmentation:
+        yield "mask", segmentation(images, result, provenance)
+    if options.parametric_map:
+        yield "pmap", parametric_map(images, result, provenance)
+
+
+def _qsm(result: Result) -> _Volume:
+    chi = result.chi
+    stored, clipped = quantised(np.where(chi.mask, chi.chi_ppm, np.float32(0)), "QSM", "ppb")
+    return _Volume(
+        series="qsm",
+        number=1,
+        name="QSM [ppb]",
+        stored=stored,
+        echo=0,
+        image_type=("DERIVED", "PRIMARY", "OTHER", "QSM"),
+        description=(
+            "Magnetic susceptibility in ppb: paramagnetic (hemorrhage, iron) positive, diamagnetic (calcification)"
+            f" negative. Reference region (0 ppb): {chi.reference}. 0 outside the brain mask.",
+            *clipped,
+        ),
+        window_width=400,
+        unit=code("[ppb]", "UCUM", "parts per billion"),
+        quantity=code("126396", "DCM", "Magnetic Susceptibility"),
+    )
+
+
+def _phase(source: Source, result: Result) -> _Volume:
+    te_s = np.array(source.acquisition.te_s)
+    stored, clipped = quantised(-result.highpass_rad, "GRE phase", "mrad")
+    return _Volume(
+        series="phase",
+        number=2,
+        name="HPF phase [mrad]",
+        stored=stored,
+        echo=int(np.argmin(np.abs(te_s - result.highpass_te_s))),
+        image_type=("DERIVED", "PRIMARY", "PHASE MAP", "HPF"),
+        description=(
+            f"High-pass filtered phase in mrad of the echo at {result.highpass_te_s * 1e3:.4g} ms, stored as minus"
+            " the physical phase, which rises with the field: a paramagnetic cylinder along B0 is dark, across B0"
+            " bright, a diamagnetic one the reverse.",
+            *clipped,
+        ),
+        window_width=2000,
+        unit=code("mrad", "UCUM", "milliradian"),
+        quantity=None,
+    )
+
+
+def quantised(values: FloatArray, name: str, unit: str) -> tuple[npt.NDArray[np.int16], tuple[str, ...]]:
+    """Thousandths of ``values``, rounded, as int16; with a warning where they had to be clipped: never wrapped."""
+    if not np.isfinite(values.sum(dtype=np.float64)):
+        raise PermanentError(f"{name} holds values that are not finite")
+    thousandths = np.rint(values * np.float32(1000))
+    outside = int(np.count_nonzero((thousandths < _INT16.min) | (thousandths > _INT16.max)))
+    warning = f"{outside} voxels lie outside {_INT16.min} to {_INT16.max} {unit} and were clipped."
+    return np.clip(thousandths, _INT16.min, _INT16.max).astype(np.int16), (warning,) if outside else ()
+
+
+def _instance_numbers(source: Source) -> list[int]:
+    """1, 2, ... in the order of the source's own instance numbers; by position where these do not tell."""
+    given = [int(ds.get("InstanceNumber") or 0) for ds in source.templates[0]]
+    if len(set(given)) < len(given):
+        return list(range(1, len(given) + 1))
+    return [sorted(given).index(number) + 1 for number in given]
+
+
+def _image(volume: _Volume, k: int, number: int, source: Source, provenance: Provenance) -> Dataset:
+    """One classic MR image: slice ``k`` of the volume on the slice of the source."""
+    ds = inherited(source.templates[volume.echo][k])
+    stored = volume.stored[:, :, k].T
+    if stored.shape != (ds.Rows, ds.Columns):
+        raise PermanentError(f"{volume.name} has {stored.shape} rows and columns, its source {ds.Rows}, {ds.Columns}")
+    ds.SOPClassUID = MRImageStorage
+    ds.SOPInstanceUID = provenance.instance_uid(volume.series, k)
+    ds.SeriesInstanceUID = provenance.series_uid(volume.series)
+    ds.Modality = "MR"
+    ds.SeriesNumber = provenance.series_number(volume.number)
+    ds.SeriesDescription = volume.name
+    ds.InstanceNumber = number
+    ds.ImageType = list(volume.image_type)
+    ds.DerivationDescription = short_text([*volume.description, *provenance.chain()])
+    ds.SourceImageSequence = provenance.source_images(k)
+    provenance.stamp(ds)
+    ds.BurnedInAnnotation = "NO"
+    ds.LossyImageCompression = "00"
+    ds.WindowCenter = 0
+    ds.WindowWidth = volume.window_width
+    ds.SamplesPerPixel = 1
+    ds.PhotometricInterpretation = "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+    ds.PixelData = np.ascontiguousarray(stored, dtype="<i2").tobytes()
+    ds.RealWorldValueMappingSequence = [_real_world(volume)]
+    return ds
+
+
+def _real_world(volume: _Volume) -> Dataset:
+    """Stored value = value in the unit; PS3.3 C.7.6.16.2.11."""
+    item = Dataset()
+    item.add(DataElement(Tag("RealWorldValueFirstValueMapped"), "SS", _INT16.min))
+    item.add(DataElement(Tag("RealWorldValueLastValueMapped"), "SS", _INT16.max))
+    item.RealWorldValueIntercept = 0.0
+    item.RealWorldValueSlope = 1.0
+    item.LUTLabel = volume.series.upper()
+    item.LUTExplanation = volume.name
+    item.MeasurementUnitsCodeSequence = [volume.unit]
+    if volume.quantity is not None:
+        quantity = Dataset()
+        quantity.ValueType = "CODE"
+        quantity.ConceptNameCodeSequence = [code("246205007", "SCT", "Quantity")]
+        quantity.ConceptCodeSequence = [volume.quantity]
+        item.QuantityDefinitionSequence = [quantity]
+    return item

@@ -1,0 +1,125 @@
+"""What a derived object inherits from its source image: a whitelist, copied unchanged.
+
+Texts keep their bytes, so that no character set is ever re-encoded. Nothing private, no display transformation and
+no pixel statistics pass: a copied (0043,102F) would turn a susceptibility map into a GE phase image.
+"""
+
+from __future__ import annotations
+
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+from pydicom.valuerep import VR
+
+
+def _keywords(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_PATIENT = _keywords(
+    """
+    SpecificCharacterSet TimezoneOffsetFromUTC PatientName PatientID IssuerOfPatientID TypeOfPatientID
+    PatientBirthDate PatientBirthTime PatientSex OtherPatientIDs OtherPatientNames PatientAge PatientSize
+    PatientWeight EthnicGroup PregnancyStatus AdditionalPatientHistory PatientComments PatientSpeciesDescription
+    PatientBreedDescription ResponsiblePerson PatientIdentityRemoved DeidentificationMethod
+    DeidentificationMethodCodeSequence ClinicalTrialSponsorName ClinicalTrialProtocolID
+    ClinicalTrialProtocolName ClinicalTrialSiteID ClinicalTrialSiteName ClinicalTrialSubjectID
+    ClinicalTrialSubjectReadingID ClinicalTrialTimePointID ClinicalTrialTimePointDescription
+    LongitudinalTemporalInformationModified
+    """
+)
+
+_STUDY = _keywords(
+    """
+    StudyInstanceUID StudyDate StudyTime AccessionNumber IssuerOfAccessionNumberSequence StudyID
+    ReferringPhysicianName StudyDescription ProcedureCodeSequence AdmittingDiagnosesDescription InstitutionName
+    InstitutionAddress InstitutionalDepartmentName PerformedProcedureStepID PerformedProcedureStepStartDate
+    PerformedProcedureStepStartTime PerformedProcedureStepDescription
+    """
+)
+
+_GEOMETRY = _keywords(
+    """
+    FrameOfReferenceUID PositionReferenceIndicator ImagePositionPatient ImageOrientationPatient PixelSpacing
+    SliceThickness SpacingBetweenSlices SliceLocation PatientPosition BodyPartExamined Rows Columns
+    """
+)
+
+_ACQUISITION = _keywords(
+    """
+    AcquisitionDate AcquisitionTime AcquisitionDateTime AcquisitionNumber ProtocolName ScanningSequence
+    SequenceVariant ScanOptions MRAcquisitionType SequenceName AngioFlag RepetitionTime EchoTime EchoNumbers
+    EchoTrainLength InversionTime FlipAngle VariableFlipAngleFlag NumberOfAverages ImagingFrequency
+    ImagedNucleus MagneticFieldStrength NumberOfPhaseEncodingSteps PercentSampling PercentPhaseFieldOfView
+    PixelBandwidth ReconstructionDiameter ReceiveCoilName TransmitCoilName AcquisitionMatrix
+    InPlanePhaseEncodingDirection SAR dBdt ContrastBolusAgent
+    """
+)
+
+INHERITED = tuple(tag_for_keyword(keyword) for keyword in (*_PATIENT, *_STUDY, *_GEOMETRY, *_ACQUISITION))
+
+_EMPTY_IF_ABSENT = _keywords(
+    """
+    PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber StudyID
+    ReferringPhysicianName PositionReferenceIndicator PatientPosition ScanOptions MRAcquisitionType EchoTime
+    EchoTrainLength SliceThickness RepetitionTime
+    """
+)
+"""Type 2 attributes of the MR Image IOD (PS3.3 A.4): present, if need be without a value."""
+
+_UNPAIRED = set(_keywords("BRAIN HEAD SKULL NECK SPINE CSPINE TSPINE LSPINE HEART LIVER ABDOMEN PELVIS WHOLEBODY"))
+"""Defined terms of BodyPartExamined (PS3.16 annex L) for which Laterality must be absent."""
+
+_TEXT = {
+    VR.AE,
+    VR.AS,
+    VR.CS,
+    VR.DA,
+    VR.DS,
+    VR.DT,
+    VR.IS,
+    VR.LO,
+    VR.LT,
+    VR.PN,
+    VR.SH,
+    VR.ST,
+    VR.TM,
+    VR.UC,
+    VR.UI,
+    VR.UT,
+}
+
+
+def inherited(source: Dataset) -> Dataset:
+    """A new dataset with everything that a derived object takes over from its source image."""
+    target = Dataset()
+    for tag in INHERITED:
+        if tag is not None and tag in source:
+            _copy(source, tag, target)
+    for keyword in _EMPTY_IF_ABSENT:
+        if keyword not in target:
+            setattr(target, keyword, None)
+    for keyword, value in (("ScanningSequence", "GR"), ("SequenceVariant", "NONE")):
+        if keyword not in target:
+            setattr(target, keyword, value)
+    if source.get("Laterality"):
+        target.Laterality = source.Laterality
+    elif str(source.get("BodyPartExamined", "")).strip() not in _UNPAIRED:
+        target.Laterality = None
+    return target
+
+
+def _copy(source: Dataset, tag: int, target: Dataset) -> None:
+    item = source.get_item(tag)
+    vr = dictionary_VR(tag)
+    if isinstance(item, RawDataElement) and item.value and vr in _TEXT:
+        target[tag] = item._replace(VR=vr)
+        return
+    element = source[tag]
+    if vr != VR.SQ:
+        target[tag] = DataElement(Tag(tag), vr, None if element.is_empty else element.value)
+    elif element.value:
+        for part in element.value:
+            part.remove_private_tags()
+        target[tag] = element

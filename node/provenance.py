@@ -1,0 +1,162 @@
+"""Where a derived object comes from, in DICOM's words: source images, equipment, algorithms, parameters, identifiers.
+
+What the QSM consensus paper (Bilgic et al. 2024, MRM 91:1834, Table 5) asks to be reported is here: software and
+version, every algorithm and parameter, unit and reference region. Knows no pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from node import __version__
+from node.identity import PROCESSING_EQUIPMENT, PRODUCT, derived_uid
+from node.load import Source, SourceImage
+from recon.pipeline import Result
+from recon.recipe import Recipe, as_dict
+
+MANUFACTURER = "qsm-node project"
+NOT_FOR_DIAGNOSIS = "Research software, not a medical device: not for diagnosis."
+SHORT_TEXT = 1024
+"""Longest value of VR ST, PS3.5 table 6.2-1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Provenance:
+    """What all objects of one derivation have in common."""
+
+    source: Source
+    result: Result
+    derived_at: datetime
+    supplied_mask_sha256: str = ""
+
+    def series_uid(self, series: str) -> UID:
+        """A function of source images, recipe, version, supplied mask and series: repeated runs give the same."""
+        return derived_uid(*self._parts(), series)
+
+    def instance_uid(self, series: str, slice_: int) -> UID:
+        """As `series_uid`, for one slice."""
+        return derived_uid(*self._parts(), series, str(slice_))
+
+    def _parts(self) -> tuple[str, ...]:
+        uids = sorted({image.sop_instance_uid for images in self.source.images for image in images})
+        return *uids, __version__, recipe_digest(self.result.recipe), self.supplied_mask_sha256
+
+    def series_number(self, offset: int) -> int:
+        """A hundred times the source's, plus an offset."""
+        return int(self.source.templates[0][0].get("SeriesNumber") or 0) * 100 + offset
+
+    def source_images(self, k: int) -> list[Dataset]:
+        """The images of slice ``k``, over echoes and components; PS3.3 C.7.6.1.1.4, purpose from CID 7202."""
+        return [_source_item(image) for image in self.source.images[k]]
+
+    def chain(self) -> list[str]:
+        """Software, version, algorithms, settings digest and input in sentences."""
+        recipe = self.result.recipe
+        methods = ", ".join(str(m["method"]) for m in as_dict(recipe).values() if isinstance(m, dict))
+        scanner = self.source.templates[0][0]
+        maker = f"{_words(scanner, 'Manufacturer')} {_words(scanner, 'ManufacturerModelName')}".strip()
+        mask = ["Brain mask supplied by the user."] if self.supplied_mask_sha256 else []
+        return [
+            f"{PRODUCT} {__version__}, recipe {recipe.name} (sha256 {recipe_digest(recipe)[:16]}): {methods}.",
+            *mask,
+            f"Input: {maker}; {self.source.convention}.",
+        ]
+
+    def warnings(self) -> list[str]:
+        """What a reader of the result should know, from loading and from every stage."""
+        stages = [f"{trace.stage}: {warning}" for trace in self.result.traces for warning in trace.warnings]
+        return [*self.source.warnings, *stages]
+
+    def stamp(self, ds: Dataset) -> None:
+        """Equipment, times and comments: the same on every object of the derivation."""
+        scanner = self.source.templates[0][0]
+        ds.Manufacturer = MANUFACTURER
+        ds.ManufacturerModelName = PRODUCT
+        ds.SoftwareVersions = __version__
+        ds.ContributingEquipmentSequence = [
+            _processing(text, self.derived_at) for text in parameters(self.result.recipe)
+        ]
+        date, time = self.derived_at.strftime("%Y%m%d"), self.derived_at.strftime("%H%M%S")
+        for moment in ("Series", "Content", "InstanceCreation"):
+            setattr(ds, f"{moment}Date", date)
+            setattr(ds, f"{moment}Time", time)
+        phantom = ["Phantom."] if "phantom" in str(scanner.get("ImageComments", "")).lower() else []
+        warnings = self.warnings()
+        ds.ImageComments = " ".join(
+            [NOT_FOR_DIAGNOSIS, *phantom, *(["Warnings:", "; ".join(warnings) + "."] if warnings else [])]
+        )
+
+
+def code(value: str, scheme: str, meaning: str) -> Dataset:
+    """One coded concept."""
+    item = Dataset()
+    item.CodeValue = value
+    item.CodingSchemeDesignator = scheme
+    item.CodeMeaning = meaning
+    return item
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Digest of every method and parameter: equal recipes, and only those, have equal digests."""
+    return hashlib.sha256(json.dumps(as_dict(recipe), sort_keys=True).encode()).hexdigest()
+
+
+def parameters(recipe: Recipe) -> list[str]:
+    """Every method and parameter of a recipe, in as many texts as VR ST needs."""
+    texts = [f"recipe {recipe.name}"]
+    for stage, method in as_dict(recipe).items():
+        if not isinstance(method, dict):
+            continue
+        arguments = ", ".join(f"{k}={v}" for k, v in method.items() if k != "method")
+        text = f"; {stage}: {method['method']}({arguments})"
+        if len(texts[-1]) + len(text) > SHORT_TEXT:
+            texts.append(f"recipe {recipe.name}, continued")
+        texts[-1] += text
+    return texts
+
+
+def short_text(sentences: Sequence[str]) -> str:
+    """The sentences in one text that VR ST can hold, without the last ones where they do not fit."""
+    kept = ""
+    for sentence in sentences:
+        if len(kept) + 1 + len(sentence) > SHORT_TEXT:
+            break
+        kept = f"{kept} {sentence}".lstrip()
+    return kept
+
+
+def _source_item(image: SourceImage) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = image.sop_class_uid
+    item.ReferencedSOPInstanceUID = image.sop_instance_uid
+    if image.frame_number is not None:
+        item.ReferencedFrameNumber = image.frame_number
+    item.PurposeOfReferenceCodeSequence = [code("121322", "DCM", "Source image for image processing operation")]
+    return item
+
+
+def _words(ds: Dataset, keyword: str) -> str:
+    """The element as plain ASCII, which every character set can hold."""
+    return str(ds.get(keyword) or "").encode("ascii", "replace").decode()
+
+
+def _processing(description: str, derived_at: datetime) -> Dataset:
+    """This product with its parameters; PS3.3 C.12.1, purpose from CID 7005.
+
+    The scanner is no item here: readers that look for Manufacturer at any depth would apply its conventions.
+    """
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [code(PROCESSING_EQUIPMENT, "DCM", "Processing Equipment")]
+    item.Manufacturer = MANUFACTURER
+    item.ManufacturerModelName = PRODUCT
+    item.SoftwareVersions = __version__
+    item.ContributionDateTime = derived_at.strftime("%Y%m%d%H%M%S.%f%z")
+    item.ContributionDescription = description
+    return item
