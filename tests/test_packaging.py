@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from node.config import load
+from node.intake import IMAGE_CLASSES, IMAGE_TRANSFER_SYNTAXES
 
 ROOT = Path(__file__).parent.parent
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
@@ -86,3 +90,25 @@ def test_repository_has_no_large_file() -> None:
 def test_script_parses(script: Path) -> None:
     assert script.stat().st_mode & 0o111, "is not executable"
     subprocess.run(["sh", "-n", str(script)], check=True)
+
+
+def test_readme_configuration_is_valid(tmp_path: Path) -> None:
+    """The indented block after the line that names the file is loaded as a user would."""
+    text = (ROOT / "README.md").read_text("utf-8").split("\n`qsm-node.toml`:\n")[1]
+    block = text[: re.search(r"^\S", text, re.MULTILINE).start()]
+    file = tmp_path / "qsm-node.toml"
+    file.write_text(textwrap.dedent(block), "utf-8")
+    settings = load(file)
+    assert settings.destinations(frozenset({"MR1"})) == ("pacs",)
+    assert settings.peers["pacs"].port == 104
+
+
+def test_readme_names_what_is_accepted() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert all(uid.name in text for uid in IMAGE_CLASSES)
+    (line,) = (line for line in text.splitlines() if line.startswith("| Transfer syntaxes |"))
+    named = line.replace("Explicit and Implicit VR", "Explicit VR Little Endian Implicit VR")
+    for uid in IMAGE_TRANSFER_SYNTAXES:
+        words = re.sub(r" Image Compression|\(|\)| Only", "", uid.name).removesuffix(" Little Endian")
+        assert words in named, uid.name
+    assert line.count(",") + 2 == len(IMAGE_TRANSFER_SYNTAXES)
