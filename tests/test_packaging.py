@@ -106,9 +106,6 @@ def test_readme_configuration_is_valid(tmp_path: Path) -> None:
 def test_readme_names_what_is_accepted() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     assert all(uid.name in text for uid in IMAGE_CLASSES)
-    (line,) = (line for line in text.splitlines() if line.startswith("| Transfer syntaxes |"))
-    named = line.replace("Explicit and Implicit VR", "Explicit VR Little Endian Implicit VR")
-    for uid in IMAGE_TRANSFER_SYNTAXES:
-        words = re.sub(r" Image Compression|\(|\)| Only", "", uid.name).removesuffix(" Little Endian")
-        assert words in named, uid.name
-    assert line.count(",") + 2 == len(IMAGE_TRANSFER_SYNTAXES)
+    (cell,) = re.findall(r"^\| Transfer syntaxes \| (.*) \|$", text, re.MULTILINE)
+    accepted = {uid.name.replace(" Image Compression", "").replace(" Only", "") for uid in IMAGE_TRANSFER_SYNTAXES}
+    assert set(cell.split(", ")) == accepted
