@@ -60,7 +60,7 @@ class Tissue:
 TISSUES: tuple[Tissue, ...] = (
     Tissue("air", 9.4, 0, 1.0, 0),
     Tissue("skin", 0.0, 45, 1.1, 0.70),
-    Tissue("fat", 0.6, 35, 0.37, 0.80, shift_ppm=-3.4),
+    Tissue("fat", 0.6, 40, 0.37, 0.60, shift_ppm=-3.4),
     Tissue("muscle", 0.0, 38, 1.40, 0.75),
     Tissue("bone", -2.0, 500, 0.4, 0.15),
     Tissue("marrow", -1.0, 140, 0.40, 0.55, shift_ppm=-3.4),
@@ -78,7 +78,11 @@ TISSUES: tuple[Tissue, ...] = (
     Tissue("dentate nucleus", 0.11, 33, 1.05, 0.76, 0.012),
     Tissue("choroid plexus", 0.05, 30, 1.60, 0.85, 0.020),
     Tissue("vein", 0.40, 45, 1.60, 0.80),
+    Tissue("dural sinus", 0.40, 45, 1.60, 0.80),
 )
+OUTSIDE_BRAIN = ("air", "skin", "fat", "muscle", "bone", "marrow", "dural sinus")
+"""Tissues that are no part of the brain wherever they lie."""
+
 LABEL = {tissue.name: label for label, tissue in enumerate(TISSUES)}
 
 
@@ -126,8 +130,8 @@ CISTERNS = (
     Ellipsoid((0, -8, -23), (14, 13, 6)),
     Ellipsoid((54, -6, -4), (15, 26, 1.4), (-12, 18, 0)),
     Ellipsoid((-54, -6, -4), (15, 26, 1.4), (-12, -18, 0)),
-    Ellipsoid((41, -6, 4), (1.5, 24, 13), (0, 8, -6)),
-    Ellipsoid((-41, -6, 4), (1.5, 24, 13), (0, -8, 6)),
+    Ellipsoid((40, -8, 4), (1.4, 19, 11), (0, 10, -9)),
+    Ellipsoid((-40, -8, 4), (1.4, 19, 11), (0, -10, 9)),
 )
 CALLOSUM = Ellipsoid((0, 2, 4), (40, 44, 25))
 
@@ -167,9 +171,9 @@ NUCLEI: tuple[Part, ...] = (
     _e("dentate nucleus", 15, 44, -38, 8, 6, 3.5, 0, 18, 20, paired=True),
 )
 VEINS: tuple[Part, ...] = (
-    Part("vein", Tube(((0, -60, 44), (0, -34, 56), (0, 0, 60), (0, 36, 55), (0, 66, 36), (0, 83, 4)), 3.4)),
-    Part("vein", Tube(((0, 40, 12), (0, 60, 0), (0, 82, -10)), 2.6)),
-    Part("vein", Tube(((0, 82, -8), (30, 72, -14), (46, 50, -24), (48, 30, -38)), 3.6), paired=True),
+    Part("dural sinus", Tube(((0, -60, 44), (0, -34, 56), (0, 0, 60), (0, 36, 55), (0, 66, 36), (0, 83, 4)), 3.4)),
+    Part("dural sinus", Tube(((0, 40, 12), (0, 60, 0), (0, 82, -10)), 2.6)),
+    Part("dural sinus", Tube(((0, 82, -8), (30, 72, -14), (46, 50, -24), (48, 30, -38)), 3.6), paired=True),
     Part("vein", Tube(((2.2, -16, 12), (2.0, 8, 11), (1.5, 28, 10), (0, 40, 12)), 0.9), paired=True),
     Part("vein", Tube(((9, -8, -14), (17, 8, -12), (14, 24, -6), (0, 38, 10)), 0.9), paired=True),
     Part("vein", Tube(((3, -16, 12), (12, -12, 17), (22, -2, 24), (30, 4, 32)), 0.6), paired=True),
@@ -187,13 +191,15 @@ class Painted:
     """The head on a grid.
 
     ``label`` uint8 chooses the tissue of the signal in ``Head.tissues``, ``chi_ppm`` float32 is the susceptibility
-    relative to water, ``brain`` bool is everything inside the pia, ``texture`` float32 a smooth field of unit
+    relative to water, ``brain`` bool is everything inside the pia, ``foreign`` bool what is no part of the brain
+    wherever it lies (bone, air, dural sinuses), ``texture`` float32 a smooth field of unit
     variance for the relative variation of the signal.
     """
 
     label: LabelArray
     chi_ppm: FloatArray
     brain: npt.NDArray[np.bool_]
+    foreign: npt.NDArray[np.bool_]
     texture: FloatArray
 
 
@@ -238,7 +244,8 @@ class Head:
         self._lesions(axes, label, chi_label)
         chi = np.array([t.chi_ppm for t in self.tissues], dtype=np.float32)[chi_label]
         chi += np.array([t.chi_sd_ppm for t in self.tissues], dtype=np.float32)[chi_label] * charts["chi texture"]
-        return Painted(label, chi, brain, charts["texture"])
+        foreign = np.array([t.name in OUTSIDE_BRAIN for t in self.tissues])[label]
+        return Painted(label, chi, brain, foreign, charts["texture"])
 
     def _layers(
         self, axes: Axes, charts: dict[str, FloatArray]
@@ -246,7 +253,7 @@ class Head:
         """Air, scalp, skull, CSF, cortex and white matter: what depth and folding decide."""
         outside, skin, bump = charts["cavity"], charts["skin"], charts["bump"]
         label = np.full(outside.shape, LABEL["muscle"], dtype=np.uint8)
-        pads = charts["chi texture"] > 1.0 - 0.02 * np.maximum(outside - 14, 0)
+        pads = (outside > 14) & (bump + 0.4 * charts["texture"] > 0.4)
         label[pads | (skin > -5.5 - bump)] = LABEL["fat"]
         label[skin > -1.6] = LABEL["skin"]
         bone = 6.6 + bump
@@ -254,15 +261,15 @@ class Head:
         label[(outside > 2.2) & (outside < bone - 2.2)] = LABEL["marrow"]
         label[skin > 0] = LABEL["air"]
 
-        depth = -outside - self.gap_mm * (1 + 0.35 * bump)
+        depth = -outside - self.gap_mm * (1 + 0.2 * bump)
         brain = (depth > 0) & (skin < 0)
         label[outside < 0] = LABEL["csf"]
-        sulcus = 10 + 5 * charts["sulcus"]
+        sulcus = 13 + 5 * charts["sulcus"]
         fissure = self._fissure(axes, charts)
         csf = np.minimum(depth, _sheet(charts["fold"], depth - sulcus, 0.45 + 0.25 * self.gap_mm))
         csf = np.minimum(csf, np.minimum(fissure, charts["cisterns"]))
         chi_label = label.copy()
-        rim = 2.6 + 0.3 * bump
+        rim = 2.9 + 0.3 * bump
         for target, wander in ((label, np.float32(0)), (chi_label, charts["slip"])):
             target[brain & (csf > 0)] = LABEL["grey matter"]
             target[brain & (csf > rim + wander)] = LABEL["white matter"]
@@ -357,7 +364,7 @@ def head(seed: int = 1, lesions: tuple[Lesion, ...] | None = None) -> Head:
         seed=seed,
         lesions=lesions,
         scale=(float(scale[0]), float(scale[1]), float(scale[2])),
-        gap_mm=1.3 + 1.2 * atrophy,
+        gap_mm=1.5 + 1.2 * atrophy,
         charts=_charts(rng, scale),
         cavities=_varied(rng, CAVITIES, scale, size=0.12) + _mastoid_cells(rng),
         nuclei=_varied(rng, NUCLEI, scale, size=0.07, csf_growth=1 + 0.25 * atrophy),
@@ -389,7 +396,7 @@ def _charts(rng: np.random.Generator, scale: npt.NDArray[np.float64]) -> dict[st
         "skin": smooth_union([cavity - 12.5, *(solid.distance_mm(template) for solid in SURFACE)], 16),
         "cerebellum": np.maximum(cerebellum, 1.5 - brainstem),
         "brainstem": brainstem,
-        "cisterns": np.minimum(np.minimum(union(CISTERNS, 3), cerebellum - 1.8), below),
+        "cisterns": np.minimum(np.minimum(union(CISTERNS, 3) + 0.4 * bump, cerebellum - 1.8), below),
         "callosum": CALLOSUM.distance_mm(template),
         "fold": _folding(rng, template),
         "folia": _folia(template, bump),
@@ -409,7 +416,7 @@ def _folding(rng: np.random.Generator, axes: Axes) -> FloatArray:
     sheets that run inwards from the surface.
     """
     x, y, z = axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :]
-    labyrinth = random_field(rng, (112, 136, 104), 1.5, 21.0, 6.0)
+    labyrinth = random_field(rng, (112, 136, 104), 1.5, 21.0, 0.3)
     radii, middle = (62.0, 80.0, 52.0), (np.array(labyrinth.shape) - 1) / 2
     u, v, w = x / radii[0], y / radii[1], (z - 2) / radii[2]
     r = np.sqrt(u * u + v * v + w * w) + np.float32(0.05)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
+from recon.kernels import threads
 from recon.types import FloatArray, Shape, Vector
 
 Axes = tuple[FloatArray, FloatArray, FloatArray]
@@ -177,8 +178,8 @@ def random_field(
     k = np.sqrt(kx[:, None, None] ** 2 + ky[None, :, None] ** 2 + kz[None, None, :] ** 2)
     centre = 0.0 if spread >= 1 else 1 / wavelength_mm
     gain = np.exp(-0.5 * ((k - centre) * (wavelength_mm / spread)) ** 2)
-    spectrum = scipy.fft.rfftn(noise, workers=-1) * gain
-    field = scipy.fft.irfftn(spectrum, s=size, workers=-1)[: shape[0], : shape[1], : shape[2]]
+    spectrum = scipy.fft.rfftn(noise, workers=threads()) * gain
+    field = scipy.fft.irfftn(spectrum, s=size, workers=threads())[: shape[0], : shape[1], : shape[2]]
     field -= field.mean()
     field /= field.std()
     return np.ascontiguousarray(field, dtype=np.float32)

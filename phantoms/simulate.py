@@ -134,7 +134,7 @@ class Phantom:
     chi_ppm
         float32 (X, Y, Z), true susceptibility relative to water, mean over each acquired voxel.
     brain
-        bool (X, Y, Z), voxels of which half or more lie inside the pia.
+        bool (X, Y, Z), voxels of which half or more lie inside the pia and nothing is bone, air or dural sinus.
     labels
         uint8 (X, Y, Z), index into ``tissues`` where a voxel holds one tissue, else ``MIXED``.
     tissues
@@ -305,15 +305,16 @@ def _paint(head: Head, protocol: Protocol, axes: Axes, bias: Chart) -> _Object:
         obj.r2s_hz[..., own] = r2s[painted.label] * (1 + 0.06 * painted.texture)
         obj.shift_ppm[..., own] = shift[painted.label]
         obj.truth_ppm[..., acquired] = box_mean(painted.chi_ppm, factor)
-        obj.brain[..., acquired] = box_mean(painted.brain, factor) >= 0.5
+        inside, foreign = box_mean(painted.brain, factor), box_mean(painted.foreign, factor)
+        obj.brain[..., acquired] = (inside >= 0.5) & (foreign == 0)
         x, y, z = obj.labels[..., acquired].shape
         cubes = painted.label.reshape(x, factor, y, factor, z, factor)
         low, high = cubes.min(axis=(1, 3, 5)), cubes.max(axis=(1, 3, 5))
         obj.labels[..., acquired] = np.where(low == high, low, MIXED)
         for index, fraction in enumerate(obj.fractions):
-            inside = painted.label == head.label_of(index)
-            if inside.any():
-                fraction[..., acquired] = box_mean(inside, factor)
+            own_voxels = painted.label == head.label_of(index)
+            if own_voxels.any():
+                fraction[..., acquired] = box_mean(own_voxels, factor)
 
     _slabs(protocol, slab)
     return obj
