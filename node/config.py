@@ -83,6 +83,10 @@ class Settings(BaseSettings):
         default=60.0, gt=0, le=86400, description="an acquisition is judged after so long without a new image"
     )
     recipe: Literal["default"] = "default"
+    segmentation: bool = Field(default=False, description="deliver the brain mask too, as DICOM Segmentation")
+    parametric_map: bool = Field(
+        default=False, description="deliver QSM too as float Parametric Map, an archival copy"
+    )
     threads: int = Field(default=0, ge=0, le=1024, description="of the reconstruction; 0: all cores")
     min_free_gb: float = Field(default=1.0, ge=0, description="less free disk than this: images are refused")
     give_up_hours: float = Field(default=72.0, gt=0, description="a delivery that failed for so long is given up")

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from node.errors import TransientError
+from node.files import sync_folder
 
 
 class NoSpace(TransientError):
@@ -70,7 +71,7 @@ class Spool:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        _fsync_folder(self.folder)
+        sync_folder(self.folder)
         return target
 
     def clean(self) -> int:
@@ -84,11 +85,3 @@ class Spool:
 def digest(data: bytes) -> str:
     """SHA-256 of a data set, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

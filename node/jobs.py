@@ -1,0 +1,143 @@
+"""One reconstruction as a job: what it needs, what it yields, and the process that runs it.
+
+`run_job` is the function that a worker executes, here or elsewhere; only paths and small values cross the border.
+What it does is in `node.work`. Knows neither the journal nor the network.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+from node.errors import Refusal
+from node.intake import read_as_scanners_write
+from node.records import Result
+
+_THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """Everything a worker has to know. Equal specifications yield equal bytes.
+
+    Parameters
+    ----------
+    paths
+        Source images.
+    recipe
+        A name in `recon.recipe.RECIPES`.
+    derived_at
+        Time of derivation that the derived objects state.
+    folder
+        Where the derived objects go; made if absent.
+    segmentation, parametric_map
+        Whether these are written too.
+    """
+
+    paths: tuple[Path, ...]
+    recipe: str
+    derived_at: datetime
+    folder: Path
+    segmentation: bool = False
+    parametric_map: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The derived objects, with paths relative to the job's folder."""
+
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why there are none, and whether another attempt may end differently."""
+
+    refusal: Refusal
+    transient: bool
+
+
+JobOutcome = Done | Failed
+
+
+def run_job(spec: JobSpec) -> JobOutcome:
+    """What a worker is asked to do. Never raises: a failure is a value, so that it survives the way back."""
+    from node.work import work  # noqa: PLC0415  brings numba along, which the node's own process never sees
+
+    return work(spec)
+
+
+class Worker(Protocol):
+    """A `concurrent.futures.Executor` that can be ended while a job runs."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]: ...
+
+    def kill(self) -> None: ...
+
+
+class InlineWorker(Executor):
+    """The twin of `SpawnedWorker` for tests: runs the job in the calling thread."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # it belongs to the future
+            future.set_exception(error)
+        return future
+
+    def kill(self) -> None:
+        """Nothing runs between calls."""
+
+
+class SpawnedWorker(ProcessPoolExecutor):
+    """One spawned process, which ends when its parent does, however that ends.
+
+    Parameters
+    ----------
+    threads
+        Of the numerics; 0 leaves the choice to them.
+    cache_dir
+        Writable folder for compiled kernels, unless ``NUMBA_CACHE_DIR`` names one.
+    """
+
+    def __init__(self, threads: int, cache_dir: Path) -> None:
+        theirs, self._ours = multiprocessing.Pipe(duplex=False)
+        super().__init__(
+            max_workers=1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_initialise,
+            initargs=(threads, str(cache_dir), theirs),
+        )
+
+    def kill(self) -> None:
+        """End the process at once; the running job's future raises `BrokenProcessPool`."""
+        self._ours.close()
+        self.shutdown(wait=True, cancel_futures=True)
+
+
+def _initialise(threads: int, cache_dir: str, parent: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the node, which decides
+    os.umask(0o077)
+    if threads:
+        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    os.environ.setdefault("NUMBA_CACHE_DIR", cache_dir)
+    Path(os.environ["NUMBA_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
+    read_as_scanners_write()
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+
+
+def _die_with(parent: Connection) -> None:
+    """Nothing is ever sent: the pipe ends when the parent closes it or is no more."""
+    try:
+        parent.recv()
+    except (EOFError, OSError):
+        os._exit(1)

@@ -1,0 +1,313 @@
+"""The node's three loops over the journal: gather, reconstruct, deliver. Each is a `step` that a thread repeats.
+
+A step does what can be done now and returns; what it decides is one transaction of the journal, so a step that is
+cut off anywhere is simply done again. Knows no DICOM and no SQL.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from node import deliver
+from node.assemble import Verdict, judge
+from node.config import Settings
+from node.errors import Refusal
+from node.headers import Header
+from node.jobs import Failed, JobOutcome, JobSpec, Worker, run_job
+from node.journal import Journal
+from node.log import get_logger, places
+from node.records import Delivery, Gathering, Job, Result
+from node.spool import Spool
+
+MAX_ATTEMPTS = 3
+RETRY_AFTER_S = 10.0
+JOB_LIMIT_S = 2 * 3600.0
+PARALLEL_ASSOCIATIONS = 4
+
+log = get_logger("node.loops")
+
+
+class Loop(threading.Thread):
+    """Repeats a step: when woken, and every ``idle_s`` seconds. A step that raises is logged and repeated."""
+
+    def __init__(self, name: str, step: Callable[[], object], idle_s: float) -> None:
+        super().__init__(name=name, daemon=True)
+        self._step = step
+        self._idle_s = idle_s
+        self._wake = threading.Event()
+        self._ending = threading.Event()
+
+    def wake(self) -> None:
+        """Take the next step now."""
+        self._wake.set()
+
+    def end(self) -> None:
+        """Take no further step."""
+        self._ending.set()
+        self._wake.set()
+
+    @property
+    def ending(self) -> bool:
+        """Whether `end` was called."""
+        return self._ending.is_set()
+
+    def run(self) -> None:
+        """Step and wait until `end`."""
+        while not self.ending:
+            try:
+                self._step()
+            except Exception:
+                log.exception("a step failed and is repeated", loop=self.name)
+            self._wake.wait(self._idle_s)
+            self._wake.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What an acquisition was when an image was last seen to have come."""
+
+    gathering: Gathering
+    since_s: float
+    verdict: Verdict
+
+
+class Gatherer:
+    """Decides when an acquisition has all its images.
+
+    Parameters
+    ----------
+    senders
+        AE titles that have an association open.
+    queued
+        Called after a job was queued.
+    monotonic, now
+        Clocks: seconds that never jump, and the local time.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        settings: Settings,
+        senders: Callable[[], frozenset[str]],
+        queued: Callable[[], None],
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now().astimezone(),
+    ) -> None:
+        self._journal = journal
+        self._settings = settings
+        self._senders = senders
+        self._queued = queued
+        self._monotonic = monotonic
+        self._now = now
+        self._looks: dict[int, _Look] = {}
+
+    def step(self) -> None:
+        """Judge what changed; start what is announced to be whole; settle what has been quiet for long enough."""
+        busy = self._senders()
+        gatherings = self._journal.receiving()
+        self._looks = {g.id: self._look(g) for g in gatherings}
+        for look in self._looks.values():
+            quiet = self._monotonic() - look.since_s >= self._settings.quiet_s and not look.gathering.senders & busy
+            if look.verdict.state == "announced" or (quiet and look.verdict.state == "whole"):
+                self._complete(look)
+            elif quiet and look.verdict.refusal:
+                self._settle(look, look.verdict.refusal)
+
+    def _look(self, gathering: Gathering) -> _Look:
+        before = self._looks.get(gathering.id)
+        if before and before.gathering.instances == gathering.instances:
+            return before
+        since_s = self._monotonic()
+        try:
+            verdict = judge(Header.from_json(line) for line in self._journal.headers(gathering.id))
+        except Exception as error:
+            log.exception("acquisition cannot be judged", acquisition=gathering.id)
+            why = Refusal("internal-error", f"please report: {type(error).__name__} at {places(error)}")
+            verdict = Verdict("refused", why, 0, 0)
+        return _Look(gathering, since_s, verdict)
+
+    def _complete(self, look: _Look) -> None:
+        derived_at = self._now().replace(microsecond=0)
+        job = self._journal.complete(look.gathering, self._settings.recipe, derived_at)
+        if job is None:
+            return
+        log.info(
+            "acquisition complete", acquisition=look.gathering.id, job=job, images=look.gathering.instances,
+            echoes=look.verdict.echoes, slices=look.verdict.slices,
+        )  # fmt: skip
+        self._queued()
+
+    def _settle(self, look: _Look, why: Refusal) -> None:
+        state: Literal["incomplete", "refused"] = "incomplete" if look.verdict.state == "incomplete" else "refused"
+        if self._journal.settle(look.gathering, state, why):
+            log.warning(
+                f"acquisition {state}", acquisition=look.gathering.id, images=look.gathering.instances,
+                code=why.code, reason=why.sentence,
+            )  # fmt: skip
+
+
+class Reconstructor:
+    """Runs queued jobs, one after the other, in a worker that it replaces when it dies.
+
+    Parameters
+    ----------
+    new_worker
+        Makes a worker; called when the first job comes and after a worker was lost.
+    done
+        Called after deliveries were queued.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        spool: Spool,
+        settings: Settings,
+        new_worker: Callable[[], Worker],
+        done: Callable[[], None],
+    ) -> None:
+        self._journal = journal
+        self._spool = spool
+        self._settings = settings
+        self._new_worker = new_worker
+        self._done = done
+        self._worker: Worker | None = None
+        self._lock = threading.Lock()
+        self._ending = False
+
+    def step(self) -> None:
+        """Run every job that may run now."""
+        self._journal.recover()  # of what runs here, nothing does: the node died, or the disk was full
+        while not self._ending and (job := self._journal.lease()):
+            if job.attempts > MAX_ATTEMPTS:
+                self._fail(
+                    job, Refusal("node-crash", f"the node ended without a word in {MAX_ATTEMPTS} attempts"), False
+                )
+            else:
+                self._run(job)
+
+    def end(self) -> None:
+        """Start no further job; one that runs is cut off and will start again with the node."""
+        with self._lock:
+            self._ending = True
+            worker = self._worker
+        if worker is not None:
+            worker.kill()
+
+    def _run(self, job: Job) -> None:
+        folder = Path("results") / f"job-{job.id:06d}"
+        spec = JobSpec(
+            paths=tuple(self._spool.path(sha256) for sha256 in job.sha256s),
+            recipe=job.recipe,
+            derived_at=job.derived_at,
+            folder=self._settings.data_dir / folder,
+            segmentation=self._settings.segmentation,
+            parametric_map=self._settings.parametric_map,
+        )
+        log.info("job started", job=job.id, acquisition=job.acquisition_id, attempt=job.attempts)
+        start_s = time.monotonic()
+        outcome = self._outcome(spec)
+        if self._ending and outcome is None:
+            self._journal.release(job)
+        elif outcome is None:
+            self._fail(job, Refusal("worker-lost", "the worker process died: out of memory, or killed"), True)
+        elif isinstance(outcome, Failed):
+            self._fail(job, outcome.refusal, outcome.transient)
+        else:
+            results = [
+                Result(r.series, r.sop_class_uid, r.sop_instance_uid, str(folder / r.path), r.sha256)
+                for r in outcome.results
+            ]
+            self._finish(job, results, time.monotonic() - start_s)
+
+    def _outcome(self, spec: JobSpec) -> JobOutcome | None:
+        """What the worker says; None if it is lost."""
+        with self._lock:
+            if self._ending:
+                return None
+            worker = self._worker = self._worker or self._new_worker()
+        try:
+            outcome: JobOutcome = worker.submit(run_job, spec).result(JOB_LIMIT_S)
+        except (RuntimeError, CancelledError, TimeoutError):  # BrokenProcessPool is a RuntimeError
+            with self._lock:
+                self._worker = None
+            worker.kill()
+            return None
+        return outcome
+
+    def _finish(self, job: Job, results: list[Result], took_s: float) -> None:
+        destinations = self._settings.destinations(job.senders)
+        if not self._journal.finish(job, results, destinations):
+            log.info("result dropped: an image came late", job=job.id, acquisition=job.acquisition_id)
+            return
+        log.info(
+            "job done", job=job.id, acquisition=job.acquisition_id, objects=len(results), seconds=round(took_s, 1)
+        )
+        if not destinations:
+            log.warning("nowhere to send", job=job.id, senders=sorted(job.senders))
+        self._done()
+
+    def _fail(self, job: Job, why: Refusal, transient: bool) -> None:
+        again = transient and job.attempts < MAX_ATTEMPTS
+        self._journal.fail(job, why, RETRY_AFTER_S * job.attempts if again else None)
+        say = log.warning if again else log.error
+        say(
+            "job will be tried again" if again else "job failed",
+            job=job.id, acquisition=job.acquisition_id, attempt=job.attempts, code=why.code, reason=why.sentence,
+        )  # fmt: skip
+
+
+Send = Callable[[str, Sequence[deliver.Item]], list[deliver.Sent]]
+"""(name of the peer, objects) -> an answer for each object."""
+
+
+class Outbox:
+    """Sends what is due, in batches of one series and destination, and notes what became of each object."""
+
+    def __init__(
+        self, journal: Journal, settings: Settings, send: Send, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._journal = journal
+        self._settings = settings
+        self._send = send
+        self._clock = clock
+
+    def step(self) -> None:
+        """Send everything that is due now."""
+        due = sorted(self._journal.due(), key=_batch)
+        batches = [list(batch) for _, batch in itertools.groupby(due, key=_batch)]
+        if batches:
+            with ThreadPoolExecutor(PARALLEL_ASSOCIATIONS, thread_name_prefix="deliver") as pool:
+                list(pool.map(self._send_batch, batches))
+
+    def _send_batch(self, batch: list[Delivery]) -> None:
+        first = batch[0]
+        items = [deliver.Item(d.sop_class_uid, d.sop_instance_uid, self._settings.data_dir / d.path) for d in batch]
+        answers = self._send(first.destination, items)
+        attempts = max(delivery.attempts for delivery in batch)
+        pause_s = deliver.pause_s(attempts)
+        for delivery, answer in zip(batch, answers, strict=True):
+            if answer.taken:
+                self._journal.delivered(delivery, answer.note)
+            else:
+                late = self._clock() - delivery.queued_at > self._settings.give_up_hours * 3600
+                self._journal.postpone(delivery, answer.note, None if late else pause_s)
+        failed = [answer for answer in answers if not answer.taken]
+        context = {"destination": first.destination, "job": first.job_id, "series": first.series}
+        if failed:
+            log.warning(
+                "delivery failed", objects=len(failed), reason=failed[0].note, attempt=attempts + 1, **context
+            )
+        if len(failed) < len(batch):
+            log.info("delivered", objects=len(batch) - len(failed), **context)
+
+
+def _batch(delivery: Delivery) -> tuple[str, int, str]:
+    return delivery.destination, delivery.job_id, delivery.series

@@ -1,0 +1,164 @@
+"""The node as a whole: one data folder, one listening port, three loops, one worker.
+
+::
+
+    with Node(settings) as node:
+        print(node.port)
+
+Everything that it was told and that is not finished goes on when it starts again, however it ended.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from node import deliver
+from node.config import HEALTH_AE_TITLE, Peer, Settings
+from node.errors import PermanentError
+from node.intake import read_as_scanners_write
+from node.jobs import SpawnedWorker, Worker
+from node.journal import Journal
+from node.log import get_logger
+from node.loops import Gatherer, Loop, Outbox, Reconstructor
+from node.receive import Receiver
+from node.spool import Spool
+
+JOURNAL = "journal.sqlite"
+_TICK_S = 0.5
+
+log = get_logger("node.service")
+
+
+class CannotStart(PermanentError):
+    """The data folder or the port is not to be had; the message says why."""
+
+
+class Node:
+    """A node, from `start` to `stop`; also a context manager.
+
+    Parameters
+    ----------
+    settings
+        With port 0 any free port is taken.
+    new_worker
+        Makes what runs the jobs; default: one spawned process.
+
+    Attributes
+    ----------
+    port
+        Where it listens, after `start`.
+    journal
+        What it knows, from `start` to `stop`.
+    """
+
+    port: int
+    journal: Journal
+
+    def __init__(self, settings: Settings, new_worker: Callable[[], Worker] | None = None) -> None:
+        self.settings = settings
+        self._new_worker = new_worker or self._spawn
+
+    def _spawn(self) -> Worker:
+        return SpawnedWorker(self.settings.threads, self.settings.data_dir / "cache" / "numba")
+
+    def start(self) -> Self:
+        """Take the data folder, go on with what is unfinished, then listen.
+
+        Raises
+        ------
+        CannotStart
+            The data folder cannot be used or belongs to a running node, or the port is taken.
+        """
+        read_as_scanners_write()
+        self._lock = self._take_data_dir()
+        try:
+            self._open()
+        except BaseException:
+            os.close(self._lock)
+            raise
+        try:
+            self.port = self._receiver.start()
+        except OSError as error:
+            self._close()
+            where = f"{self.settings.host}:{self.settings.port}"
+            raise CannotStart(f"cannot listen on {where}: {error.strerror or error}") from error
+        for loop in self._loops:
+            loop.start()
+        if not self.settings.peers:
+            log.warning("no peers are configured: every association will be refused")
+        log.info("node started", ae_title=self.settings.ae_title, host=self.settings.host, port=self.port)
+        return self
+
+    def stop(self) -> None:
+        """Receive no more, cut off a running job (it starts again with the node), and let go of everything."""
+        self._receiver.stop()
+        for loop in self._loops:
+            loop.end()
+        self._reconstructor.end()
+        for loop in self._loops:
+            loop.join()
+        self._close()
+        log.info("node stopped")
+
+    def healthy(self) -> bool:
+        """Whether every loop runs and the port answers a C-ECHO."""
+        return all(loop.is_alive() for loop in self._loops) and not check(self.settings, self.port)
+
+    def _take_data_dir(self) -> int:
+        folder = self.settings.data_dir
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise CannotStart(f"data_dir {folder}: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            raise CannotStart(f"data_dir {folder} belongs to a node that is running") from error
+        return lock
+
+    def _open(self) -> None:
+        settings = self.settings
+        spool = Spool(settings.data_dir / "spool", int(settings.min_free_gb * 1e9))
+        half_written = spool.clean()
+        if half_written:
+            log.info("removed half-received objects", files=half_written)
+        self.journal = Journal(settings.data_dir / JOURNAL)
+        outbox = Loop("deliver", Outbox(self.journal, settings, self._send).step, _TICK_S)
+        self._reconstructor = Reconstructor(self.journal, spool, settings, self._new_worker, outbox.wake)
+        reconstruct = Loop("reconstruct", self._reconstructor.step, _TICK_S)
+        self._receiver = Receiver(settings, spool, self.journal)
+        gatherer = Gatherer(self.journal, settings, self._receiver.senders, reconstruct.wake)
+        gather = Loop("gather", gatherer.step, min(_TICK_S, settings.quiet_s / 4))
+        self._outbox = outbox
+        self._loops = (gather, reconstruct, outbox)
+
+    def _close(self) -> None:
+        self.journal.close()
+        os.close(self._lock)
+
+    def _send(self, name: str, items: Sequence[deliver.Item]) -> list[deliver.Sent]:
+        peer = self.settings.peers.get(name)
+        if peer is None or not peer.reachable:
+            return [deliver.Sent(False, f"peer {name!r} is no longer in the configuration")] * len(items)
+        return deliver.send(peer, self.settings.ae_title, items, lambda: self._outbox.ending)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def check(settings: Settings, port: int | None = None) -> str:
+    """C-ECHO the node of these settings, on this machine; empty if it answers, else what is wrong."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(settings.host, settings.host)
+    node = Peer(ae_title=settings.ae_title, host=host, port=port or settings.port)
+    return deliver.echo(node, HEALTH_AE_TITLE)
