@@ -221,8 +221,8 @@ def _image(volume: _Volume, k: int, number: int, source: Source, provenance: Pro
     provenance.stamp(ds)
     ds.BurnedInAnnotation = "NO"
     ds.LossyImageCompression = "00"
-    ds.WindowCenter = 0
-    ds.WindowWidth = volume.window_width
+    ds.WindowCenter = "0"
+    ds.WindowWidth = str(volume.window_width)
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME2"
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1

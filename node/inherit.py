@@ -21,12 +21,12 @@ _PATIENT = _keywords(
     """
     SpecificCharacterSet TimezoneOffsetFromUTC PatientName PatientID IssuerOfPatientID TypeOfPatientID
     PatientBirthDate PatientBirthTime PatientSex OtherPatientIDs OtherPatientNames PatientAge PatientSize
-    PatientWeight EthnicGroup PregnancyStatus AdditionalPatientHistory PatientComments PatientSpeciesDescription
-    PatientBreedDescription ResponsiblePerson PatientIdentityRemoved DeidentificationMethod
-    DeidentificationMethodCodeSequence ClinicalTrialSponsorName ClinicalTrialProtocolID
-    ClinicalTrialProtocolName ClinicalTrialSiteID ClinicalTrialSiteName ClinicalTrialSubjectID
-    ClinicalTrialSubjectReadingID ClinicalTrialTimePointID ClinicalTrialTimePointDescription
-    LongitudinalTemporalInformationModified
+    PatientWeight EthnicGroup Occupation MedicalAlerts Allergies SmokingStatus PregnancyStatus
+    AdditionalPatientHistory PatientComments PatientSpeciesDescription PatientBreedDescription
+    ResponsiblePerson PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence
+    ClinicalTrialSponsorName ClinicalTrialProtocolID ClinicalTrialProtocolName ClinicalTrialSiteID
+    ClinicalTrialSiteName ClinicalTrialSubjectID ClinicalTrialSubjectReadingID ClinicalTrialTimePointID
+    ClinicalTrialTimePointDescription LongitudinalTemporalInformationModified
     """
 )
 

@@ -69,11 +69,6 @@ class Provenance:
             f"Input: {maker}; {self.source.convention}.",
         ]
 
-    def warnings(self) -> list[str]:
-        """What a reader of the result should know, from loading and from every stage."""
-        stages = [f"{trace.stage}: {warning}" for trace in self.result.traces for warning in trace.warnings]
-        return [*self.source.warnings, *stages]
-
     def stamp(self, ds: Dataset) -> None:
         """Equipment, times and comments: the same on every object of the derivation."""
         scanner = self.source.templates[0][0]
@@ -88,7 +83,7 @@ class Provenance:
             setattr(ds, f"{moment}Date", date)
             setattr(ds, f"{moment}Time", time)
         phantom = ["Phantom."] if "phantom" in str(scanner.get("ImageComments", "")).lower() else []
-        warnings = self.warnings()
+        warnings = [*self.source.warnings, *stage_warnings(self.result)]
         ds.ImageComments = " ".join(
             [NOT_FOR_DIAGNOSIS, *phantom, *(["Warnings:", "; ".join(warnings) + "."] if warnings else [])]
         )
@@ -120,6 +115,11 @@ def parameters(recipe: Recipe) -> list[str]:
             texts.append(f"recipe {recipe.name}, continued")
         texts[-1] += text
     return texts
+
+
+def stage_warnings(result: Result) -> list[str]:
+    """What the stages warn of, for a reader of the result."""
+    return [f"{trace.stage}: {warning}" for trace in result.traces for warning in trace.warnings]
 
 
 def short_text(sentences: Sequence[str]) -> str:
