@@ -104,7 +104,7 @@ def _e(tissue: str, *numbers: float, paired: bool = False, power: float = 2.0) -
 
 # The shape of the intracranial cavity, of the cerebellum, of the fissures and of the surface of the head.
 CAVITY = (
-    Ellipsoid((0, 0, 8), (66, 86, 50), power=2.2),
+    Ellipsoid((0, 0, 6), (66, 84, 49), power=2.2),
     Ellipsoid((39, -14, -25), (26, 37, 22)),
     Ellipsoid((-39, -14, -25), (26, 37, 22)),
     Ellipsoid((0, 40, -36), (50, 40, 30)),
@@ -113,8 +113,8 @@ SKULL_BASE = Ellipsoid((0, -50, -51), (29, 50, 30), power=2.5)
 SURFACE = (
     Ellipsoid((0, -54, -64), (57, 44, 64), power=2.4),
     Ellipsoid((0, 20, -122), (60, 70, 96), power=3.0),
-    Ellipsoid((58, -20, -14), (19, 36, 34)),
-    Ellipsoid((-58, -20, -14), (19, 36, 34)),
+    Ellipsoid((57, -20, -16), (16, 34, 30)),
+    Ellipsoid((-57, -20, -16), (16, 34, 30)),
 )
 CEREBELLUM = (
     Ellipsoid((21, 46, -40), (27, 29, 22)),
@@ -182,7 +182,7 @@ VEINS: tuple[Part, ...] = (
 )
 
 CHART_MM = 1.5
-REACH = ((-84.0, 84.0), (-106.5, 106.5), (-81.0, 76.5))
+REACH = ((-93.0, 93.0), (-111.0, 111.0), (-81.0, 81.0))
 """The box, in mm, in which the head's charts lie; below it the neck goes on as on its last slice."""
 
 
@@ -393,7 +393,7 @@ def _charts(rng: np.random.Generator, scale: npt.NDArray[np.float64]) -> dict[st
     below = np.maximum(brainstem - 3.0, template[2][None, None, :] + 12)
     values = {
         "cavity": cavity,
-        "skin": smooth_union([cavity - 12.5, *(solid.distance_mm(template) for solid in SURFACE)], 16),
+        "skin": smooth_union([cavity - 11.5, *(solid.distance_mm(template) for solid in SURFACE)], 16),
         "cerebellum": np.maximum(cerebellum, 1.5 - brainstem),
         "brainstem": brainstem,
         "cisterns": np.minimum(np.minimum(union(CISTERNS, 3) + 0.4 * bump, cerebellum - 1.8), below),

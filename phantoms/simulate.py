@@ -286,6 +286,7 @@ def _paint(head: Head, protocol: Protocol, axes: Axes, bias: Chart) -> _Object:
     signal = np.array([steady_state(t, protocol.tr_s, protocol.flip_deg) for t in head.tissues], dtype=np.float32)
     r2s = np.array([t.r2s_hz for t in head.tissues], dtype=np.float32)
     shift = np.array([t.shift_ppm for t in head.tissues], dtype=np.float32)
+    slab_profile = _slab_profile(fine[2])
     obj = _Object(
         chi_ppm=np.empty(fine, dtype=np.float32),
         amplitude=np.empty(fine, dtype=np.float32),
@@ -301,7 +302,8 @@ def _paint(head: Head, protocol: Protocol, axes: Axes, bias: Chart) -> _Object:
         here = (axes[0], axes[1], axes[2][own])
         painted = head.paint(here)
         obj.chi_ppm[..., own] = painted.chi_ppm
-        obj.amplitude[..., own] = signal[painted.label] * (1 + 0.03 * painted.texture) * bias.on(here)
+        received = bias.on(here) * slab_profile[own]
+        obj.amplitude[..., own] = signal[painted.label] * (1 + 0.03 * painted.texture) * received
         obj.r2s_hz[..., own] = r2s[painted.label] * (1 + 0.06 * painted.texture)
         obj.shift_ppm[..., own] = shift[painted.label]
         obj.truth_ppm[..., acquired] = box_mean(painted.chi_ppm, factor)
@@ -329,6 +331,13 @@ def _placed(head: Head, index: int, obj: _Object, protocol: Protocol) -> PlacedL
         volume_mm3=float(fraction.sum(dtype=np.float64) * np.prod(protocol.voxel_mm)),
         mean_chi_ppm=float(obj.truth_ppm[mask].mean(dtype=np.float64)) if mask.any() else float("nan"),
     )
+
+
+def _slab_profile(slices: int) -> FloatArray:
+    """Excitation over the slab, float32 (slices,): 1, and fading to 0 over the outer 4 % at both ends."""
+    to_end = (np.arange(slices) + 0.5) / slices
+    rise = np.clip(np.minimum(to_end, 1 - to_end) / 0.04, 0, 1)
+    return np.asarray(np.sin(np.pi / 2 * rise) ** 2, dtype=np.float32)
 
 
 def _receiver(rng: np.random.Generator) -> tuple[Chart, Chart]:
