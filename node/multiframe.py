@@ -6,7 +6,10 @@ the images.
 
 from __future__ import annotations
 
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import EnhancedMRImageStorage
 
 _RENAMED = {
@@ -48,14 +51,20 @@ def _flat(top: Dataset, groups: dict[int, Dataset], item: Dataset, index: int) -
                 flat[element.tag] = element
     for enhanced, classic in _RENAMED.items():
         if enhanced in flat:
-            setattr(flat, classic, flat[enhanced].value)
+            _set(flat, classic, flat[enhanced].value)
     if "ScanningSequence" not in flat:
-        flat.ScanningSequence = "SE" if flat.get("EchoPulseSequence") == "SPIN" else "GR"
+        _set(flat, "ScanningSequence", "SE" if flat.get("EchoPulseSequence") == "SPIN" else "GR")
     if "SequenceVariant" not in flat:
-        flat.SequenceVariant = "SP" if str(flat.get("Spoiling", "NONE")) not in {"", "NONE"} else "NONE"
+        _set(flat, "SequenceVariant", "SP" if str(flat.get("Spoiling", "NONE")) not in {"", "NONE"} else "NONE")
     if _PHILIPS_FRAME in item and item[_PHILIPS_FRAME].value:
         private = item[_PHILIPS_FRAME].value[0]
         if _PHILIPS_SCALE_SLOPE in private:
             flat.add(private[_PHILIPS_SCALE_SLOPE])
-    flat.InstanceNumber = index + 1
+    _set(flat, "InstanceNumber", index + 1)
     return flat
+
+
+def _set(flat: Dataset, keyword: str, value: object) -> None:
+    """A new element: the one that is there may belong to all frames."""
+    tag = Tag(keyword)
+    flat[tag] = DataElement(tag, dictionary_VR(tag), value)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -14,6 +18,9 @@ _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _threads = str(max(1, (os.cpu_count() or 1) // _workers))
 for _variable in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, _threads)
+
+# Kernels are compiled once for all test processes and for the workers that nodes under test spawn.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "numba"))
 
 PEERS = {
     "Orthanc": "apt-get install orthanc orthanc-dicomweb",
@@ -51,3 +58,41 @@ def vendor_data() -> Path:
     if not path.is_dir():
         pytest.fail(f"QSM_NODE_DATA is not a folder: {folder}")
     return path
+
+
+@pytest.fixture(scope="session")
+def dicom_sets() -> ModuleType:
+    """Builders of small scans as vendors write them: `tests/dicom_sets.py`."""
+    name = "dicom_sets"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """``eventually(condition, "what", timeout_s)`` polls until the condition holds; then it fails with ``what``."""
+
+    def wait(condition: Callable[[], object], what: str = "condition", timeout_s: float = 60.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {timeout_s:g} s: {what}")
+            time.sleep(0.05)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The smallest study that is reconstructed, as scanner files: 3 echoes, 16 slices; magnitude first, echo by echo."""
+    from phantoms.anatomy import head  # noqa: PLC0415  numba is imported after the settings above
+    from phantoms.scanner import write_dicom  # noqa: PLC0415
+    from phantoms.simulate import Protocol, simulate  # noqa: PLC0415
+
+    protocol = Protocol((32, 40, 16), (6.0, 6.0, 10.0), te_s=(0.006, 0.014, 0.022), tr_s=0.05, flip_deg=20.0)
+    return write_dicom(simulate(head(1), protocol, 1), tmp_path_factory.mktemp("tiny-study"))

@@ -42,7 +42,8 @@ def _refusal(ds: Dataset) -> Refusal | None:
 
 
 def _announced(ds: Dataset) -> Announced:
-    thickness, spacing = number(ds, "SliceThickness") or 0, number(ds, "SpacingBetweenSlices") or 1
+    thickness = number(ds, "SliceThickness") or 0.0
+    spacing = number(ds, "SpacingBetweenSlices") or thickness
     # Slice interpolation (ZIP2) stores twice the locations that were announced.
     interpolated = "ZIP" in text(ds, "ScanOptions") or thickness > 1.5 * spacing
     return Announced(count(ds, (0x0019, 0x107E)), None if interpolated else count(ds, (0x0021, 0x104F)))

@@ -1,0 +1,153 @@
+"""What is kept of a header, and what an image is refused for on its own."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
+
+from node.headers import Header, read_header
+from node.identity import PRODUCT
+
+
+def one(dicom_sets, vendor: str = "siemens") -> Dataset:
+    return getattr(dicom_sets, vendor)(dicom_sets.scan())[0]
+
+
+@pytest.mark.parametrize("vendor", ["siemens", "siemens_xa", "ge", "philips"])
+def test_a_header_goes_through_json_unchanged_and_holds_no_patient(dicom_sets, vendor):
+    for ds in getattr(dicom_sets, vendor)(dicom_sets.scan()):
+        header = read_header(ds)
+        line = header.to_json()
+        assert Header.from_json(line) == header
+        assert "ller" not in line
+        assert "1950" not in line
+        assert header.refusal is None
+
+
+@pytest.mark.parametrize(
+    ("vendor", "announced", "components"),
+    [
+        ("siemens", (2, None), {"M", "P"}),
+        ("siemens_xa", (2, None), {"M", "P"}),
+        ("ge", (2, 16), {"M", "R", "I"}),
+        ("philips", (2, 16), {"M", "P"}),
+    ],
+)
+def test_vendors_say_component_and_counts_in_their_own_way(dicom_sets, vendor, announced, components):
+    headers = [read_header(ds) for ds in getattr(dicom_sets, vendor)(dicom_sets.scan())]
+    assert {(h.announced_echoes, h.announced_slices) for h in headers} == {announced}
+    assert {frame.component for h in headers for frame in h.frames} == components
+    assert {round(frame.te_s, 6) for h in headers for frame in h.frames} == {0.004, 0.0101}
+
+
+def test_an_interpolated_stack_announces_no_slices(dicom_sets):
+    ds = one(dicom_sets, "ge")
+    ds.SpacingBetweenSlices, ds.SliceThickness = "1", "2"
+    assert read_header(ds).announced_slices is None
+
+
+def test_ge_kinds_survive_implicit_vr_without_creators(dicom_sets):
+    components = []
+    for ds in dicom_sets.ge(dicom_sets.scan())[:3]:
+        for group in (0x0019, 0x0021, 0x0043):
+            del ds[group, 0x0010]
+        buffer = BytesIO()
+        ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        ds.save_as(buffer, enforce_file_format=True)
+        buffer.seek(0)
+        header = read_header(dcmread(buffer))
+        assert (header.announced_echoes, header.announced_slices) == (2, 16)
+        components += [frame.component for frame in header.frames]
+    assert components == ["M", "R", "I"]
+
+
+def test_an_enhanced_object_has_a_frame_for_every_plane(dicom_sets):
+    header = read_header(dicom_sets.philips_enhanced(dicom_sets.scan()))
+    classic = [read_header(ds).frames[0] for ds in dicom_sets.philips(dicom_sets.scan())]
+    assert header.refusal is None
+    assert [(f.component, f.te_s, f.position_mm) for f in header.frames] == [
+        (f.component, f.te_s, f.position_mm) for f in classic
+    ]
+    assert Header.from_json(header.to_json()) == header
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"SOPClassUID": CTImageStorage}, "not-mr-gre"),
+        ({"SOPInstanceUID": ""}, "unreadable"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]}, "epi-or-mosaic"),
+        ({"ScanningSequence": ["SE", "EP"]}, "epi-or-mosaic"),
+        ({"SequenceName": "*epfid2d1_64"}, "epi-or-mosaic"),
+        ({"SequenceName": "SEEPI2D+0.7"}, "epi-or-mosaic"),
+        ({"ScanningSequence": "SE"}, "not-mr-gre"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "SW_P_FFE", "SW_P", "FFE"]}, "processed-swi"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "MNIP", "SWI"]}, "processed-swi"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "T1", "FIELD_MAP"]}, "field-map-hz"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "M", "ND"]}, "derived-image"),
+        ({"LossyImageCompression": "01"}, "lossy-compression"),
+        ({"EchoTime": "0"}, "no-echo-time"),
+        ({"EchoTime": None}, "no-echo-time"),
+        ({"ImagePositionPatient": None}, "no-geometry"),
+        ({"PixelSpacing": None}, "no-geometry"),
+        ({"ManufacturerModelName": PRODUCT}, "own-output"),
+    ],
+)
+def test_what_is_not_raw_gradient_echo_is_refused_by_name(dicom_sets, change, code):
+    ds = one(dicom_sets)
+    for keyword, value in change.items():
+        setattr(ds, keyword, value)
+    refusal = read_header(ds).refusal
+    assert refusal is not None
+    assert refusal.code == code
+    assert len(refusal.sentence) > 10
+
+
+@pytest.mark.parametrize(("coil", "refused"), [("H15", True), ("HEA;HEP", False), ("HC1-6", False), ("BC", False)])
+def test_single_coil_elements_are_refused(dicom_sets, coil, refused):
+    ds = one(dicom_sets)
+    ds.add_new((0x0051, 0x0010), "LO", "SIEMENS MR HEADER")
+    ds.add_new((0x0051, 0x100F), "LO", coil)
+    refusal = read_header(ds).refusal
+    assert (refusal is not None and refusal.code == "uncombined-coils") == refused
+
+
+def test_nonsense_never_raises(dicom_sets):
+    written = BytesIO()
+    one(dicom_sets).save_as(written)
+    for keyword in (
+        "AcquisitionDate",
+        "EchoTime",
+        "ImageOrientationPatient",
+        "SeriesNumber",
+        "ImageType",
+        "RepetitionTime",
+    ):
+        written.seek(0)
+        ds = dcmread(written, force=True)
+        item = ds.get_item(keyword)
+        ds[item.tag] = item._replace(value=b"***\\x\xff\\ ", length=10)
+        read_header(ds)
+    assert read_header(Dataset()).refusal.code == "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("case", "codes"),
+    [
+        ("ge-3d-2echo-mag-real-imag", {None}),
+        ("philips-classic-2echo-head", {None}),
+        ("siemens-ve11-fieldmap-phasediff", {None}),
+        ("ge-b0map-hz-brain", {"field-map-hz"}),
+        ("philips-enhanced-b0map-hz", {"field-map-hz"}),
+        ("philips-swip-reject", {"processed-swi"}),
+        ("vendor-headers-nonqsm", {None, "epi-or-mosaic"}),
+    ],
+)
+def test_real_images_on_their_own(vendor_data, dicom_sets, case, codes):
+    headers = [read_header(dicom_sets.header_only(path)) for path in dicom_sets.dicom_files(vendor_data / case)]
+    assert {h.refusal.code if h.refusal else None for h in headers} == codes
+    assert all(Header.from_json(h.to_json()) == h for h in headers)
