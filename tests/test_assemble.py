@@ -1,0 +1,234 @@
+"""Which images belong together, when they are whole, and what is said when they are not."""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.assemble import acquisition_key, judge
+from node.headers import read_header
+
+WRITERS = ["siemens", "siemens_xa", "ge", "philips"]
+NAMES = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary"}
+
+
+@pytest.fixture(scope="module")
+def headers(dicom_sets):
+    """Headers of a three-echo scan, for each flavour."""
+    scan = dicom_sets.scan(echoes=3)
+    return {writer: [read_header(ds) for ds in getattr(dicom_sets, writer)(scan)] for writer in WRITERS}
+
+
+def judged(images):
+    """Verdicts of all groups, largest first."""
+    found = sorted((read_header(ds) for ds in images), key=acquisition_key)
+    groups = [list(group) for _, group in groupby(found, key=acquisition_key)]
+    return [judge(group) for group in sorted(groups, key=len, reverse=True)]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_order_and_repetition_make_no_difference(headers, writer, data):
+    images = headers[writer]
+    shuffled = data.draw(st.permutations(images))
+    repeated = shuffled + data.draw(st.lists(st.sampled_from(images), max_size=20))
+    assert len({acquisition_key(h) for h in repeated}) == 1
+    assert judge(repeated) == judge(images)
+    assert judge(images).state == ("whole" if writer.startswith("siemens") else "announced")
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_one_missing_image_is_named(headers, writer, data):
+    images = [h for h in headers[writer] if writer != "ge" or h.frames[0].component != "M"]
+    gone = data.draw(st.sampled_from(images))
+    verdict = judge(h for h in headers[writer] if h is not gone)
+    frame = gone.frames[0]
+    echo = 1 + sorted({h.frames[0].te_s for h in images}).index(frame.te_s)
+    whole = judge(images).arrangement
+    at = next(k for (_, _, k), p in whole.planes.items() if p.header == gone)
+    assert verdict.state == "incomplete"
+    assert verdict.refusal.sentence == (
+        f"echo {echo}: 15 of 16 {NAMES[frame.component]} slices; missing position {whole.locations_mm[at]:g} mm"
+    )
+
+
+@pytest.mark.parametrize("writer", ["ge", "philips"])
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_nothing_starts_early_before_the_last_image(headers, writer, data):
+    order = data.draw(st.permutations(headers[writer]))
+    states = [judge(order[:n]).state for n in range(1, len(order) + 1)]
+    assert "announced" not in states[:-1]
+    assert states[-1] == "announced"
+
+
+def test_slices_that_lack_in_every_echo_are_missed(headers):
+    gone = headers["siemens"][5].frames[0].position_mm
+    verdict = judge(h for h in headers["siemens"] if h.frames[0].position_mm != gone)
+    assert verdict.state == "incomplete"
+    assert re.fullmatch(r"every echo: 15 of 16 slices; missing position -?[\d.]+ mm", verdict.refusal.sentence)
+
+
+def test_end_slices_that_lack_are_missed_where_the_count_is_announced(headers):
+    last = headers["philips"][15].frames[0].position_mm
+    verdict = judge(h for h in headers["philips"] if h.frames[0].position_mm != last)
+    assert verdict.refusal.sentence == "every echo: 15 of 16 announced slices"
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_echoes_that_lack_are_missed_where_the_count_is_announced(headers, writer):
+    last = max(h.frames[0].te_s for h in headers[writer])
+    verdict = judge(h for h in headers[writer] if h.frames[0].te_s != last)
+    assert verdict.state == "incomplete"
+    assert verdict.refusal.sentence == "2 of 3 announced echoes (TE 4, 10.1 ms)"
+
+
+def test_protocols_studies_and_geometries_are_kept_apart(dicom_sets):
+    base = dicom_sets.siemens(dicom_sets.scan())[0]
+    changes = {
+        "StudyInstanceUID": "1.2.3",
+        "FrameOfReferenceUID": "1.2.3",
+        "ProtocolName": "t1",
+        "Rows": 9,
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "PixelSpacing": [1, 1],
+        "RepetitionTime": "41",
+        "FlipAngle": "20",
+        "AcquisitionNumber": 2,
+        "ScanningSequence": "SE",
+    }
+    keys = {acquisition_key(read_header(base))}
+    for keyword, value in changes.items():
+        other = dicom_sets.siemens(dicom_sets.scan())[0]
+        setattr(other, keyword, value)
+        keys.add(acquisition_key(read_header(other)))
+    assert len(keys) == 1 + len(changes)
+
+
+def test_export_suffixes_and_series_do_not_separate(dicom_sets):
+    images = dicom_sets.siemens(dicom_sets.scan())
+    for ds in images:
+        ds.ProtocolName = "gre_qsm_RR" if ds.ImageType[2] == "M" else "gre_qsm"
+    assert [v.state for v in judged(images)] == ["whole"]
+
+
+def test_scans_of_one_protocol_are_told_apart_where_a_series_holds_all(dicom_sets):
+    images = dicom_sets.ge(dicom_sets.scan())
+    again = dicom_sets.repeated(images, 1)
+    assert [v.state for v in judged(images + again)] == ["announced", "announced"]
+
+
+def test_a_repeated_siemens_scan_is_refused_rather_than_mixed(dicom_sets):
+    images = dicom_sets.siemens(dicom_sets.scan())
+    (verdict,) = judged(images + dicom_sets.repeated(images, 10))
+    assert verdict.state == "refused"
+    assert verdict.refusal.code == "duplicate-images"
+    assert "(series 2, 12)" in verdict.refusal.sentence or "(series 3, 13)" in verdict.refusal.sentence
+
+
+def test_the_magnitude_that_is_not_normalised_is_used(dicom_sets):
+    images = dicom_sets.siemens(dicom_sets.scan(), variants=("ND\\NORM", "ND"))
+    (verdict,) = judged(images)
+    assert verdict.state == "whole"
+    used = {p.header.series_number for (c, _, _), p in verdict.arrangement.planes.items() if c == "M"}
+    assert used == {3}
+    assert verdict.arrangement.unused == 32
+
+
+def test_a_normalised_magnitude_alone_is_used(dicom_sets):
+    (verdict,) = judged(dicom_sets.siemens(dicom_sets.scan(), variants=("ND\\NORM",)))
+    assert verdict.state == "whole"
+
+
+def test_real_and_imaginary_come_before_magnitude_and_phase(dicom_sets):
+    (verdict,) = judged(dicom_sets.ge(dicom_sets.scan(), components="MPRI"))
+    assert verdict.state == "announced"
+    assert verdict.arrangement.components == ("R", "I")
+
+
+def test_magnitude_and_phase_do_when_real_lacks(dicom_sets):
+    images = dicom_sets.ge(dicom_sets.scan(), components="MPRI")
+    (verdict,) = judged([ds for ds in images if ds.InstanceNumber != 3])
+    assert verdict.state == "whole"  # not announced: an image may still come
+    assert verdict.arrangement.components == ("M", "P")
+
+
+@pytest.mark.parametrize(
+    ("keep", "code"),
+    [
+        (lambda ds: ds.ImageType[2] == "M", "no-phase"),
+        (lambda ds: ds.ImageType[2] == "M" or ds.EchoNumbers == 2, "phase-difference"),
+        (lambda ds: ds.ImageType[2] == "P", "incomplete"),
+        (lambda ds: ds.ImageType[2] == "M" or ds.EchoNumbers == 1, "incomplete"),
+    ],
+)
+def test_components_that_lack(dicom_sets, keep, code):
+    (verdict,) = judged([ds for ds in dicom_sets.siemens(dicom_sets.scan()) if keep(ds)])
+    assert verdict.refusal.code == code
+    assert verdict.state == ("incomplete" if code == "incomplete" else "refused")
+
+
+def test_phase_of_a_manufacturer_without_a_convention_is_refused(dicom_sets):
+    images = dicom_sets.siemens(dicom_sets.scan())
+    for ds in images:
+        ds.Manufacturer = "CANON_MEC"
+    (verdict,) = judged(images)
+    assert verdict.refusal.code == "unverified-sign"
+    assert "CANON_MEC" in verdict.refusal.sentence
+
+
+@pytest.mark.parametrize(
+    ("shape", "echoes", "code"), [((7, 6, 15), 2, "too-few-slices"), ((7, 6, 16), 1, "single-echo")]
+)
+def test_too_little_is_refused(dicom_sets, shape, echoes, code):
+    (verdict,) = judged(dicom_sets.siemens(dicom_sets.scan(shape=shape, echoes=echoes)))
+    assert verdict.refusal.code == code
+
+
+def test_uneven_and_shifted_slices_are_refused(dicom_sets):
+    for column in (0, 2):  # along a row, and mostly along the normal
+        images = dicom_sets.siemens(dicom_sets.scan(b0_dir=(0, 0, 1)))
+        for ds in images:
+            if ds.InstanceNumber in {8, 24}:
+                position = [float(v) for v in ds.ImagePositionPatient]
+                position[column] += 0.7
+                ds.ImagePositionPatient = position
+        (verdict,) = judged(images)
+        assert verdict.refusal.code == "mixed-geometry"
+
+
+def test_no_images_are_incomplete_or_refused_but_never_whole():
+    assert judge([]).state == "refused"
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("ge-3d-2echo-mag-real-imag", {("announced", 2, 16, None)}),
+        ("philips-classic-2echo-head", {("announced", 2, 53, None)}),
+        ("siemens-megre-3echo-oneslice", {("incomplete", 3, 1, "incomplete")}),
+        ("siemens-ve11-fieldmap-phasediff", {("refused", 2, 36, "phase-difference")}),
+        ("siemens-xa30-interop-phasediff", {("refused", 2, 12, "phase-difference")}),
+        ("ge-b0map-hz-brain", {("refused", 1, 16, "field-map-hz")}),
+        ("philips-enhanced-b0map-hz", {("refused", 2, 32, "field-map-hz")}),
+        ("philips-swip-reject", {("refused", 1, 2, "processed-swi")}),
+    ],
+)
+def test_real_acquisitions(vendor_data, dicom_sets, case, expected):
+    images = [dicom_sets.header_only(path) for path in dicom_sets.dicom_files(vendor_data / case)]
+    verdicts = judged(images)
+    assert {(v.state, v.echoes, v.slices, v.refusal.code if v.refusal else None) for v in verdicts} == expected
+
+
+def test_nothing_real_that_is_not_complex_gradient_echo_starts(vendor_data, dicom_sets):
+    files = dicom_sets.dicom_files(vendor_data / "vendor-headers-nonqsm")
+    verdicts = judged([dicom_sets.header_only(path) for path in files])
+    assert len(verdicts) == 7
+    assert {v.refusal.code for v in verdicts} == {"epi-or-mosaic", "no-phase"}
