@@ -1,7 +1,7 @@
-"""A scanner and a PACS on this machine, for the demo: real DICOM peers that share no code with the node's own.
+"""A scanner and a PACS on this machine, for the demo: real DICOM peers that know nothing of the node.
 
 The scanner is a storage SCU. The PACS is a storage SCP that writes what it is sent into a folder, one sub-folder
-for each series, and knows nothing of who sends or why. Both use the loopback interface alone.
+for each series. Both use the loopback interface alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydicom.uid import MRImageStorage
 from pynetdicom import AE, StoragePresentationContexts, evt
 from pynetdicom.events import EventHandlerType
 
+from node.association import on_open
 from node.errors import TransientError
 
 LOOPBACK = "127.0.0.1"
@@ -37,7 +38,7 @@ class Pacs:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        handlers: list[EventHandlerType] = [(evt.EVT_C_STORE, self._store)]
+        handlers: list[EventHandlerType] = [(evt.EVT_CONN_OPEN, on_open), (evt.EVT_C_STORE, self._store)]
         server = self._ae.start_server((LOOPBACK, 0), block=False, evt_handlers=handlers)
         assert server is not None
         self.port: int = server.server_address[1]
@@ -90,7 +91,8 @@ def send(
     """
     ae = AE(calling_ae)
     ae.add_requested_context(MRImageStorage)
-    association = ae.associate(LOOPBACK, port, ae_title=called_ae)
+    handlers: list[EventHandlerType] = [(evt.EVT_CONN_OPEN, on_open)]
+    association = ae.associate(LOOPBACK, port, ae_title=called_ae, evt_handlers=handlers)
     if not association.is_established:
         raise TransientError(f"{called_ae} on port {port} accepts no association from {calling_ae}")
     try:
