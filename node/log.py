@@ -20,6 +20,7 @@ Event = MutableMapping[str, Any]
 
 _QUOTED = re.compile(r"""'[^'\n]*'|"[^"\n]*"|\[[^\]\n]*\]|\([^)\n]*\)""")
 _FOREIGN_LEVEL = logging.WARNING
+logging.getLogger("node").addHandler(logging.NullHandler())  # silent until somebody wants to hear
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

@@ -89,7 +89,7 @@ def eventually() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The smallest study that is reconstructed, as scanner files: 3 echoes, 16 slices; magnitude first, echo by echo."""
+    """The smallest study that is reconstructed, as scanner files: 3 echoes, 16 slices; magnitude first."""
     from phantoms.anatomy import head  # noqa: PLC0415  numba is imported after the settings above
     from phantoms.scanner import write_dicom  # noqa: PLC0415
     from phantoms.simulate import Protocol, simulate  # noqa: PLC0415

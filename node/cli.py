@@ -1,0 +1,273 @@
+"""The command `qsm-node`: reads arguments, calls, prints. Heavy imports wait until a command needs them."""
+
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from node.config import Settings
+    from node.journal import Journal
+
+DONE, FAILED, WRONG_USE, REFUSED = 0, 1, 2, 3
+EXIT_CODES = (
+    f"Exit codes: {DONE} done; {FAILED} failed; {WRONG_USE} wrong arguments or settings; "
+    f"{REFUSED} nothing to reconstruct: all input was refused."
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="DICOM node that reconstructs QSM and GRE phase from multi-echo gradient-echo MRI. "
+    "Research software, not a medical device.",
+    epilog=EXIT_CODES,
+)
+jobs_app = typer.Typer(help="What became of the acquisitions that the node received.", epilog=EXIT_CODES)
+app.add_typer(jobs_app, name="jobs")
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", envvar="QSM_NODE_CONFIG", help="TOML file; QSM_NODE_* variables override it."),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to; made if absent.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
+
+
+class Format(StrEnum):
+    """How the phantom is written."""
+
+    DICOM = "dicom"
+    BIDS = "bids"
+
+
+class Size(StrEnum):
+    """Which grid the phantom is scanned on."""
+
+    SMALL = "small"
+    REFERENCE = "reference"
+
+
+@app.command()
+def serve(config: ConfigFile = None) -> None:
+    """Run the node until SIGTERM or Ctrl-C."""
+    from node.log import configure
+    from node.service import Node
+
+    os.umask(0o077)
+    settings = _settings(config)
+    configure()
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    with _told(), Node(settings):
+        ended.wait()
+
+
+@app.command()
+def health(config: ConfigFile = None) -> None:
+    """C-ECHO the node on this machine: exit code 0 if it answers, 1 if not."""
+    from node.service import check
+
+    problem = check(_settings(config))
+    if problem:
+        _stop(problem)
+    print("ok")
+
+
+@jobs_app.callback(invoke_without_command=True)
+def jobs(context: typer.Context, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """List every acquisition, the reasons of those that stopped, and what was not taken."""
+    context.obj = config
+    if context.invoked_subcommand is None:
+        _list(config, as_json)
+
+
+@jobs_app.command("list")
+def jobs_list(context: typer.Context, as_json: AsJson = False) -> None:
+    """List every acquisition, the reasons of those that stopped, and what was not taken."""
+    _list(context.obj, as_json)
+
+
+@jobs_app.command("show")
+def jobs_show(context: typer.Context, acquisition: Annotated[int, typer.Argument(metavar="ID")]) -> None:
+    """Everything about one acquisition."""
+    from node.overview import deliveries, summaries
+    from node.tables import print_one
+
+    with _journal(context.obj) as journal:
+        found = summaries(journal, acquisition)
+        if not found:
+            _stop(f"there is no acquisition {acquisition}")
+        print_one(_console(), found[0], deliveries(journal, acquisition))
+
+
+@jobs_app.command("retry")
+def jobs_retry(context: typer.Context, acquisition: Annotated[int, typer.Argument(metavar="ID")]) -> None:
+    """Set going again what stopped: a judgement, a reconstruction or a delivery."""
+    with _told(), _journal(context.obj) as journal:
+        print(journal.retry(acquisition))
+
+
+@app.command()
+def reconstruct(
+    source: Annotated[Path, typer.Argument(metavar="IN", exists=True, file_okay=False, help="DICOM or BIDS folder.")],
+    output: Output,
+    mask: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Brain mask, NIfTI.")] = None,
+    segmentation: Annotated[bool, typer.Option("--segmentation", help="Write the mask as DICOM SEG too.")] = False,
+    parametric_map: Annotated[bool, typer.Option("--parametric-map", help="Write QSM as float map too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Reconstruct every acquisition in a folder, without network: DICOM to DICOM, BIDS to BIDS derivatives."""
+    from dataclasses import asdict
+    from datetime import datetime
+
+    from node.derive import DeriveOptions
+    from node.intake import read_as_scanners_write
+    from node.offline import exit_code, reconstruct_folder
+
+    read_as_scanners_write()
+    options = DeriveOptions(segmentation=segmentation, parametric_map=parametric_map)
+    derived_at = datetime.now().astimezone().replace(microsecond=0)
+    outcomes = []
+    with _told(), _progress(quiet=as_json) as progress:
+        for outcome in reconstruct_folder(source, output, derived_at, mask=mask, options=options, progress=progress):
+            outcomes.append(outcome)
+            if not as_json:
+                print("\n".join((str(outcome), *(f"         note: {w}" for w in outcome.warnings))))
+    if as_json:
+        print(json.dumps([asdict(outcome) for outcome in outcomes], default=str))
+    elif not outcomes:
+        print(f"no DICOM or BIDS multi-echo gradient-echo images in {source}", file=sys.stderr)
+    raise typer.Exit(exit_code(outcomes))
+
+
+@app.command()
+def phantom(
+    output: Output,
+    seed: Annotated[int, typer.Option(min=0, help="Draws anatomy, lesions and noise.")] = 1,
+    form: Annotated[
+        Format, typer.Option("--format", help="Scanner-like DICOM, or BIDS with the truth.")
+    ] = Format.DICOM,
+    size: Annotated[Size, typer.Option(help="128x128x72 or 416x320x72 voxels.")] = Size.SMALL,
+) -> None:
+    """Write a numerical head phantom with hemorrhages and calcifications whose susceptibility is known."""
+    from phantoms.anatomy import head
+    from phantoms.bids import write_bids
+    from phantoms.scanner import write_dicom
+    from phantoms.simulate import REFERENCE_PROTOCOL, SMALL_PROTOCOL, simulate
+
+    protocol = REFERENCE_PROTOCOL if size is Size.REFERENCE else SMALL_PROTOCOL
+    made = simulate(head(seed), protocol, seed)
+    (write_bids if form is Format.BIDS else write_dicom)(made, output)
+    print(f"phantom {seed} with {len(made.lesions)} lesions in {output}")
+
+
+@app.command()
+def demo(output: Output = Path("demo-out")) -> None:
+    """A phantom patient goes from a scanner through the node into a PACS; pictures and a table of the lesions."""
+    from node.demo import run
+
+    with _told():
+        right = run(output)
+    raise typer.Exit(DONE if right else FAILED)
+
+
+@app.command()
+def version() -> None:
+    """The version of this program."""
+    from node import __version__
+
+    print(f"qsm-node {__version__}")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+def _settings(config: Path | None) -> Settings:
+    from node.config import ConfigError, load
+
+    try:
+        return load(config)
+    except ConfigError as error:
+        _stop(str(error), WRONG_USE)
+
+
+def _list(config: Path | None, as_json: bool) -> None:
+    from node.overview import asides, summaries
+    from node.tables import as_values, print_list
+
+    with _journal(config) as journal:
+        found, not_taken = summaries(journal), asides(journal)
+    if as_json:
+        print(json.dumps(as_values(found, not_taken)))
+    else:
+        print_list(_console(), found, not_taken)
+
+
+@contextmanager
+def _journal(config: Path | None) -> Iterator[Journal]:
+    from node.journal import Journal
+    from node.service import JOURNAL
+
+    path = _settings(config).data_dir / JOURNAL
+    if not path.is_file():
+        _stop(f"there is no journal in {path.parent}: no node has run with this data_dir", WRONG_USE)
+    with _told():
+        journal = Journal(path)
+        try:
+            yield journal
+        finally:
+            journal.close()
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, str, float], None]]:
+    """The stage and its bar on a terminal; elsewhere nothing."""
+    from rich.progress import Progress
+
+    with Progress(transient=True, disable=quiet or not sys.stdout.isatty()) as bars:
+        task = bars.add_task("reading")
+
+        def show(acquisition: str, stage: str, done: float) -> None:
+            bars.update(task, completed=100 * done, description=f"{acquisition}: {stage}")
+
+        yield show
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors of ours as one sentence instead of a traceback."""
+    from node.errors import NodeError
+
+    try:
+        yield
+    except NodeError as error:
+        _stop(str(error))
+
+
+def _stop(message: str, code: int = FAILED) -> NoReturn:
+    print(f"qsm-node: {message}", file=sys.stderr)
+    raise typer.Exit(code)

@@ -1,0 +1,92 @@
+"""What `qsm-node jobs` prints: tables for people, plain values for machines. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from node.overview import Aside, DeliveryGroup, Summary
+
+_STYLES = {
+    "delivered": "green",
+    "incomplete": "yellow",
+    "refused": "yellow",
+    "rejected": "yellow",
+    "failed": "bold red",
+    "undeliverable": "bold red",
+    "conflict": "bold red",
+}
+
+
+def print_list(console: Console, acquisitions: Sequence[Summary], asides: Sequence[Aside]) -> None:
+    """Every acquisition in one line of at most 100 characters, then the reasons, then what was not taken."""
+    if not acquisitions:
+        console.print("No acquisition has been received.")
+    else:
+        table = _table("ID", "Received", "From", "Images", "State", "Sent", "Reason")
+        for a in acquisitions:
+            sent = f"{a.delivered}/{a.deliveries}" if a.deliveries else ""
+            table.add_row(
+                str(a.id), _time(a.received_at), _short(a.senders), str(a.images), _state(a.state), sent, a.code
+            )
+        console.print(table)
+    for a in acquisitions:
+        if a.sentence:
+            console.print(Text.assemble(f"{a.id:>4}  ", _state(a.state), f": {a.sentence}"), soft_wrap=True)
+    if asides:
+        console.print("\nObjects that were not taken:")
+        for aside in asides:
+            counted = f"{aside.count:>6}  "
+            console.print(
+                Text.assemble(counted, _state(aside.kind), f" from {aside.sender}: {aside.reason}"), soft_wrap=True
+            )
+
+
+def print_one(console: Console, a: Summary, deliveries: Sequence[DeliveryGroup]) -> None:
+    """Everything about one acquisition."""
+    lines = {
+        "Acquisition": str(a.id),
+        "State": f"{a.state}: {a.sentence}" if a.sentence else a.state,
+        "Reason": a.code,
+        "Study": a.study_uid,
+        "From": ", ".join(a.senders),
+        "Images": f"{a.images}, the last {_time(a.received_at)}",
+        "Attempts": str(a.attempts),
+    }
+    for name, value in lines.items():
+        if value:
+            console.print(f"{name:<12} {value}", soft_wrap=True, markup=False, highlight=False)
+    for d in deliveries:
+        note = f" ({d.sentence})" if d.sentence else ""
+        text = f"{d.series} to {d.destination}: {d.objects} {d.state}, {d.attempts} attempts{note}"
+        console.print(f"{'Delivery':<12} {text}", soft_wrap=True, markup=False, highlight=False)
+
+
+def as_values(acquisitions: Sequence[Summary], asides: Sequence[Aside]) -> dict[str, Any]:
+    """The same for machines."""
+    return {"acquisitions": [asdict(a) for a in acquisitions], "not_taken": [asdict(a) for a in asides]}
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in names:
+        table.add_column(name, no_wrap=True, justify="right" if name in {"ID", "Images", "Sent"} else "left")
+    return table
+
+
+def _state(name: str) -> Text:
+    return Text(name, _STYLES.get(name, ""))
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _short(senders: Sequence[str]) -> str:
+    return senders[0] if len(senders) == 1 else f"{senders[0][:13]} +{len(senders) - 1}"
