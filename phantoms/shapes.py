@@ -64,15 +64,17 @@ class Ellipsoid:
         total = slope = np.float32(0)
         for own in range(3):
             radius = np.float32(self.radii_mm[own])
-            q = np.abs(sum(turn[i, own] * offsets[i] for i in range(3))) / radius
+            # Without the terms that are 0 an upright solid's powers are those of three vectors.
+            q = np.abs(sum(turn[i, own] * offsets[i] for i in range(3) if turn[i, own] != 0)) / radius
             if self.power == 2:
                 total, slope = total + q * q, slope + (q / radius) ** 2
             else:
                 total = total + q**self.power
                 slope = slope + (q ** (self.power - 1) / radius) ** 2
-        # With G = sum q^n and g = G^(1/n): |grad g| = G^(1/n - 1) sqrt(sum (q^(n-1)/r)^2).
-        level = np.maximum(total, np.float32(1e-6)) ** np.float32(1 / self.power)
-        steepness = level ** np.float32(1 - self.power) * np.sqrt(slope)
+        # With G = sum q^n and g = G^(1/n): |grad g| = g / G sqrt(sum (q^(n-1)/r)^2).
+        total = np.maximum(total, np.float32(1e-6))
+        level = np.sqrt(total) if self.power == 2 else total ** np.float32(1 / self.power)
+        steepness = level / total * np.sqrt(slope)
         return np.asarray((level - 1) / np.maximum(steepness, np.float32(1e-4)), dtype=np.float32)
 
 

@@ -233,7 +233,7 @@ def dipole_field(chi_ppm: FloatArray, voxel_mm: Vector, b0_dir: Vector, padding:
     The volume goes on beyond its faces as it is on them (the neck goes on, air stays air), over ``padding`` times
     its size; the constant part of the field is 0. (Salomir R. et al., Concepts Magn Reson 2003;19B:26.)
     """
-    shape = tuple(scipy.fft.next_fast_len(int(np.ceil(n * padding)), real=True) for n in chi_ppm.shape)
+    shape = tuple(_odd_size(int(np.ceil(n * padding))) for n in chi_ppm.shape)
     margins = [((p - n) // 2, p - n - (p - n) // 2) for p, n in zip(shape, chi_ppm.shape, strict=True)]
     spectrum = scipy.fft.rfftn(np.pad(chi_ppm, margins, mode="edge"), workers=threads())
     b = np.asarray(b0_dir, dtype=np.float64) / np.linalg.norm(b0_dir)
@@ -248,6 +248,14 @@ def dipole_field(chi_ppm: FloatArray, voxel_mm: Vector, b0_dir: Vector, padding:
     field = scipy.fft.irfftn(spectrum, shape, workers=threads(), overwrite_x=True)
     inner = tuple(slice(before, before + n) for (before, _), n in zip(margins, chi_ppm.shape, strict=True))
     return np.ascontiguousarray(field[inner], dtype=np.float32)
+
+
+def _odd_size(n: int) -> int:
+    """The next odd size that transforms fast: without a Nyquist plane the kernel is right for oblique B0 too."""
+    n += 1 - n % 2
+    while scipy.fft.next_fast_len(n) != n:
+        n += 2
+    return n
 
 
 @dataclass(frozen=True, slots=True, eq=False)
