@@ -6,7 +6,6 @@ Knows no journal and decides nothing about trying again except how long to wait.
 from __future__ import annotations
 
 import random
-import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
-from pynetdicom.transport import AssociationSocket
 
+from node.association import on_open
 from node.config import Peer
 
 VERIFICATION = UID("1.2.840.10008.1.1")
@@ -101,13 +100,8 @@ def _associate(peer: Peer, calling: str, classes: Iterable[str], timeout_s: floa
     ae.dimse_timeout = 2 * timeout_s
     for uid in classes:
         ae.add_requested_context(uid, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-    handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, _without_delay)]
+    handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, on_open)]
     return ae.associate(peer.host or "", peer.port or 0, ae_title=peer.ae_title, evt_handlers=handlers)
-
-
-def _without_delay(event: evt.Event) -> None:
-    connection = cast(AssociationSocket, event.assoc.dul.socket).socket
-    cast(socket.socket, connection).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _why_not(assoc: Association, peer: Peer) -> str:

@@ -31,6 +31,7 @@ from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import AssociationSocket
 
 from node.assemble import acquisition_key
+from node.association import on_open
 from node.config import HEALTH_AE_TITLE, Settings
 from node.errors import Unreadable
 from node.intake import IMAGE_CLASSES, IMAGE_TRANSFER_SYNTAXES, NotForUs, examine
@@ -98,9 +99,9 @@ class Receiver:
 
     def stop(self) -> None:
         """Listen no more; open associations are aborted, and a running C-STORE ends first."""
-        associations = self._server.active_associations
+        established = [a for a in self._server.active_associations if a.is_established]
         self._ae.shutdown()
-        for association in associations:
+        for association in established:
             association.join(timeout=10.0)
 
     def senders(self) -> frozenset[str]:
@@ -110,15 +111,14 @@ class Receiver:
     # --- who is heard
 
     def _on_connection(self, event: evt.Event) -> None:
-        connection = cast(AssociationSocket, event.assoc.dul.socket)
-        cast(socket.socket, connection.socket).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        on_open(event)
         host = event.assoc.requestor.address
 
         def alarm(what: str) -> None:
             log.warning("bytes that are not DICOM", sender=host, reason=what)
             self._journal.count("rejected", what, host)
 
-        guard(connection, alarm)
+        guard(cast(AssociationSocket, event.assoc.dul.socket), alarm)
 
     def _on_request(self, event: evt.Event) -> None:
         """Decide what this caller may propose, before the negotiation."""
@@ -127,7 +127,9 @@ class Receiver:
         if request.calling_ae_title in self._peers:
             proposed = request.presentation_context_definition_list
             assoc.acceptor.supported_contexts = [build_context(VERIFICATION), *_storage_contexts(proposed)]
-        elif request.calling_ae_title == HEALTH_AE_TITLE and not _is_local(assoc):
+        elif request.calling_ae_title == HEALTH_AE_TITLE and not is_local(
+            assoc.requestor.address, _own_address(assoc)
+        ):
             assoc.acse.send_reject(0x01, 0x01, 0x03)  # permanent, by the user, calling AE title not recognised
             self._on_rejection(event)
             assoc.kill()
@@ -242,12 +244,14 @@ def _is_storage(uid: UID) -> bool:
     return issubclass(service, StorageServiceClass)
 
 
-def _is_local(assoc: Association) -> bool:
-    """Whether the caller is on this machine: a loopback address, or the address that it called."""
-    connection = cast(AssociationSocket, assoc.dul.socket)
-    own = cast(socket.socket, connection.socket).getsockname()[0]
-    remote = assoc.requestor.address
+def is_local(remote: str, own: str) -> bool:
+    """Whether a caller is on this machine: a loopback address, or the address that it called."""
     return remote == own or ipaddress.ip_address(remote).is_loopback
+
+
+def _own_address(assoc: Association) -> str:
+    connection = cast(AssociationSocket, assoc.dul.socket)
+    return str(cast(socket.socket, connection.socket).getsockname()[0])
 
 
 def _response(answer: Answer) -> Dataset:

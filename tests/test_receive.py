@@ -1,0 +1,427 @@
+"""Receiving, over real associations: what is answered, what is kept, what is counted, who is heard."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import random
+import socket
+import sqlite3
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+import pynetdicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedSRStorage,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    MRImageStorage,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
+from pynetdicom import AE
+from pynetdicom.association import Association
+
+from node import log
+from node.association import on_open
+from node.config import HEALTH_AE_TITLE, Peer, Settings
+from node.deliver import echo
+from node.journal import Journal
+from node.overview import Aside, asides, summaries
+from node.receive import Receiver, is_local
+from node.spool import Spool
+
+SUCCESS = 0x0000
+SIEMENS_NON_IMAGE = "1.3.12.2.1107.5.9.1"
+RETIRED_ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6"
+
+
+@dataclass
+class Running:
+    """A receiver that listens, and what it writes to."""
+
+    receiver: Receiver
+    spool: Spool
+    journal: Journal
+    port: int
+
+    def asides(self, kind: str) -> list[Aside]:
+        return [aside for aside in asides(self.journal) if aside.kind == kind]
+
+    def count(self, kind: str) -> int:
+        return sum(aside.count for aside in self.asides(kind))
+
+    def works(self) -> bool:
+        return echo(Peer(ae_title="QSMNODE", host="127.0.0.1", port=self.port), "SCANNER") == ""
+
+
+@pytest.fixture
+def captured_log() -> Iterator[io.StringIO]:
+    """The log as it would be written, of our own lines and the libraries'."""
+    loggers = [logging.getLogger(name) for name in ("", "node", "pynetdicom", "pydicom")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    stream = io.StringIO()
+    log.configure(stream)
+    yield stream
+    logging.captureWarnings(False)
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    running: list[Running] = []
+
+    def go(min_free_bytes: int = 0) -> Running:
+        peer = Peer(ae_title="SCANNER", host="127.0.0.1", port=104)
+        settings = Settings(port=0, data_dir=tmp_path, peers={"scanner": peer})
+        spool = Spool(tmp_path / "spool", min_free_bytes)
+        journal = Journal(tmp_path / "journal.sqlite")
+        receiver = Receiver(settings, spool, journal)
+        running.append(Running(receiver, spool, journal, receiver.start()))
+        return running[-1]
+
+    yield go
+    for node in running:
+        node.receiver.stop()
+        node.journal.close()
+
+
+@contextmanager
+def association(
+    port: int,
+    classes: Sequence[str],
+    syntax: str = ExplicitVRLittleEndian,
+    calling: str = "SCANNER",
+    called: str = "QSMNODE",
+) -> Iterator[Association]:
+    ae = AE(calling)
+    for uid in classes:
+        ae.add_requested_context(uid, syntax)
+    assoc = ae.associate("127.0.0.1", port, ae_title=called, evt_handlers=[(pynetdicom.evt.EVT_CONN_OPEN, on_open)])
+    try:
+        yield assoc
+    finally:
+        if assoc.is_established:
+            assoc.release()
+
+
+def store(node: Running, *datasets: Dataset) -> list[int]:
+    """Status of each C-STORE, over one association."""
+    classes = sorted({ds.SOPClassUID for ds in datasets})
+    syntax = datasets[0].file_meta.TransferSyntaxUID
+    with association(node.port, classes, syntax) as assoc:
+        assert assoc.is_established
+        return [assoc.send_c_store(ds).Status for ds in datasets]
+
+
+def store_bytes(node: Running, path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """Send a file's data set byte by byte, whatever it holds; the response."""
+    monkeypatch.setattr(pynetdicom._config, "STORE_SEND_CHUNKED_DATASET", True)
+    with association(node.port, [MRImageStorage]) as assoc:
+        return assoc.send_c_store(path)
+
+
+def other(sop_class: str, uid: str = "1.2.3.4") -> Dataset:
+    """An object that is no MR image."""
+    ds = Dataset()
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.StudyInstanceUID = sop_class, uid, "1.2.3"
+    ds.PatientName = "Doe^Jane"
+    return ds
+
+
+def rewritten(path: Path, to: Path, **changes: object) -> Path:
+    """A copy of a DICOM file with other values."""
+    ds = pydicom.dcmread(path)
+    ds.update(changes)  # type: ignore[arg-type]
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    ds.save_as(to, enforce_file_format=True)
+    return to
+
+
+def test_an_image_is_kept_as_it_came(start: Start, tiny_study: list[Path]) -> None:
+    node = start()
+    ds = pydicom.dcmread(tiny_study[0])
+    assert store(node, ds) == [SUCCESS]
+    sha256 = node.journal.seen(ds.SOPInstanceUID)
+    assert sha256 is not None
+    kept = node.spool.path(sha256)
+    assert pydicom.dcmread(kept) == ds
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert [s.images for s in summaries(node.journal)] == [1]
+
+
+def test_a_whole_study_is_one_acquisition(start: Start, tiny_study: list[Path]) -> None:
+    node = start()
+    datasets = [pydicom.dcmread(path) for path in tiny_study]
+    assert set(store(node, *datasets)) == {SUCCESS}
+    (summary,) = summaries(node.journal)
+    assert (summary.images, summary.senders, summary.state) == (len(tiny_study), ("SCANNER",), "receiving")
+
+
+def test_without_a_journal_row_there_is_no_success(
+    start: Start, tiny_study: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start()
+    ds = pydicom.dcmread(tiny_study[0])
+
+    def status_when(error: Exception) -> int:
+        def fails(_: object) -> None:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(node.journal, "add", fails)
+            (status,) = store(node, ds)
+        return status
+
+    assert status_when(sqlite3.OperationalError("database or disk is full")) == 0xA700
+    assert status_when(sqlite3.OperationalError("disk I/O error")) == 0x0110
+    assert status_when(OSError(28, "No space left on device")) == 0xA700
+    assert status_when(OSError(30, "Read-only file system")) == 0x0110
+    assert node.journal.seen(ds.SOPInstanceUID) is None
+    assert store(node, ds) == [SUCCESS]
+
+
+def test_a_full_disk_refuses_before_it_is_full(start: Start, tiny_study: list[Path]) -> None:
+    node = start(min_free_bytes=10**18)
+    assert store(node, pydicom.dcmread(tiny_study[0])) == [0xA700]
+    assert list(node.spool.folder.iterdir()) == []
+
+
+def test_what_is_not_for_us_is_answered_success_and_counted(start: Start) -> None:
+    node = start()
+    classes = [CTImageStorage, SecondaryCaptureImageStorage, EnhancedSRStorage, SIEMENS_NON_IMAGE, RETIRED_ULTRASOUND]
+    objects = [other(sop_class, f"1.2.{n}.{copy}") for n, sop_class in enumerate(classes) for copy in range(2)]
+    assert set(store(node, *objects)) == {SUCCESS}
+    counted = {aside.reason: (aside.count, aside.sender) for aside in node.asides("ignored")}
+    assert counted == {f"{pydicom.uid.UID(uid).name} is not an MR image": (2, "SCANNER") for uid in classes}
+    assert list(node.spool.folder.iterdir()) == []
+    assert summaries(node.journal) == []
+
+
+def test_what_this_product_derived_is_recognised(start: Start, tiny_study: list[Path]) -> None:
+    node = start()
+    ds = pydicom.dcmread(tiny_study[0])
+    ds.ManufacturerModelName = "qsm-node"
+    assert store(node, ds) == [SUCCESS]
+    assert [aside.reason for aside in node.asides("ignored")] == ["derived by this product, sent back"]
+    assert summaries(node.journal) == []
+
+
+def test_an_image_that_comes_again_changes_nothing(start: Start, tiny_study: list[Path]) -> None:
+    node = start()
+    ds = pydicom.dcmread(tiny_study[0])
+    assert store(node, ds, ds) == [SUCCESS, SUCCESS]
+    assert len(list(node.spool.folder.iterdir())) == 1
+    assert asides(node.journal) == []
+
+
+def test_other_content_under_the_same_uid_is_kept_apart_and_reported(
+    start: Start, tiny_study: list[Path], tmp_path: Path
+) -> None:
+    node = start()
+    first = pydicom.dcmread(tiny_study[0])
+    second = pydicom.dcmread(rewritten(tiny_study[0], tmp_path / "second.dcm", PixelData=b"\1\2" * (32 * 40)))
+    assert store(node, first, second) == [SUCCESS, SUCCESS]
+    sha256 = node.journal.seen(first.SOPInstanceUID)
+    assert sha256 is not None
+    assert pydicom.dcmread(node.spool.path(sha256)).PixelData == first.PixelData
+    (aside,) = node.asides("conflict")
+    apart = next(word for word in aside.reason.split() if word.endswith(".dcm"))
+    assert pydicom.dcmread(node.spool.folder / apart).PixelData == second.PixelData
+
+
+def test_a_truncated_file_is_refused_and_the_next_is_taken(
+    start: Start, tiny_study: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start()
+    content = tiny_study[0].read_bytes()
+    cut = tmp_path / "cut.dcm"
+    for missing in (1, 500, 2600, 3600):
+        cut.write_bytes(content[:-missing])
+        response = store_bytes(node, cut, monkeypatch)
+        assert response.Status == 0xC000, f"{missing} bytes missing"
+        assert any(a.reason.startswith(response.ErrorComment[:40]) for a in node.asides("rejected"))
+    assert node.count("rejected") == 4
+    assert list(node.spool.folder.iterdir()) == []
+    assert store_bytes(node, tiny_study[0], monkeypatch).Status == SUCCESS
+
+
+def test_a_truncated_image_says_how_much_is_there(
+    start: Start, tiny_study: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start()
+    cut = tmp_path / "cut.dcm"
+    cut.write_bytes(tiny_study[0].read_bytes()[:-560])
+    assert store_bytes(node, cut, monkeypatch).ErrorComment == "truncated: 2000 of 2560 bytes of pixels"
+
+
+def test_a_data_set_of_random_bytes_is_refused(
+    start: Start, tiny_study: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start()
+    content = tiny_study[0].read_bytes()
+    head = (
+        content.index(b"\x08\x00\x05\x00") if b"\x08\x00\x05\x00" in content else content.index(b"\x08\x00\x08\x00")
+    )
+    for seed in range(8):
+        nonsense = tmp_path / f"{seed}.dcm"
+        nonsense.write_bytes(content[:head] + random.Random(seed).randbytes(3000))
+        assert store_bytes(node, nonsense, monkeypatch).Status == 0xC000
+    assert node.count("rejected") == 8
+    assert node.works()
+
+
+def test_an_object_other_than_announced_is_refused(start: Start, tiny_study: list[Path]) -> None:
+    node = start()
+    ds = pydicom.dcmread(tiny_study[0])
+    with association(node.port, [MRImageStorage]) as assoc:
+        ds.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+        request = pynetdicom.dimse_primitives.C_STORE()
+        request.MessageID, request.Priority = 1, 2
+        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = MRImageStorage, "1.2.3"
+        request.DataSet = io.BytesIO(pynetdicom.dsutils.encode(ds, False, True) or b"")
+        assoc._reactor_checkpoint.clear()
+        assoc.dimse.send_msg(request, assoc.accepted_contexts[0].context_id)
+        _, response = assoc.dimse.get_msg(block=True)
+        assoc._reactor_checkpoint.set()
+    assert response is not None
+    assert response.Status == 0xC000  # type: ignore[union-attr]
+
+
+def test_lossless_compression_is_read(start: Start, tiny_study: list[Path]) -> None:
+    node = start()
+    ds = pydicom.dcmread(tiny_study[0])
+    pixels = ds.pixel_array
+    ds.compress(RLELossless, generate_instance_uid=False)
+    assert store(node, ds) == [SUCCESS]
+    sha256 = node.journal.seen(ds.SOPInstanceUID)
+    assert sha256 is not None
+    assert (pydicom.dcmread(node.spool.path(sha256)).pixel_array == pixels).all()
+
+
+def test_lossy_compression_is_not_negotiated_for_images(start: Start) -> None:
+    node = start()
+    with association(node.port, [MRImageStorage], JPEGBaseline8Bit) as assoc:
+        assert assoc.accepted_contexts == []
+    with association(node.port, [CTImageStorage], JPEGBaseline8Bit) as assoc:
+        assert len(assoc.accepted_contexts) == 1
+
+
+def test_strangers_are_refused_and_counted(start: Start) -> None:
+    node = start()
+    for calling, called in (("STRANGER", "QSMNODE"), ("SCANNER", "OTHER")):
+        with association(node.port, [MRImageStorage], calling=calling, called=called) as assoc:
+            assert assoc.is_rejected
+    stranger, misled = node.asides("rejected")
+    assert "configured peers" in stranger.reason
+    assert "not QSMNODE" in misled.reason
+    assert node.works()
+
+
+def test_the_health_check_may_echo_and_nothing_else(start: Start) -> None:
+    node = start()
+    assert echo(Peer(ae_title="QSMNODE", host="127.0.0.1", port=node.port), HEALTH_AE_TITLE) == ""
+    with association(node.port, [MRImageStorage], calling=HEALTH_AE_TITLE) as assoc:
+        assert assoc.accepted_contexts == []
+    assert node.receiver.senders() == set()
+
+
+@pytest.mark.parametrize(
+    ("remote", "own", "local"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.8.8.8", "127.0.0.1", True),
+        ("::1", "::1", True),
+        ("10.0.0.7", "10.0.0.7", True),
+        ("10.0.0.8", "10.0.0.7", False),
+        ("2001:db8::8", "2001:db8::7", False),
+    ],
+)
+def test_who_is_on_this_machine(remote: str, own: str, local: bool) -> None:
+    assert is_local(remote, own) is local
+
+
+REQUEST = struct.pack(">BxL", 1, 200)
+
+
+def test_bytes_that_are_not_dicom_are_counted_and_the_node_goes_on(
+    start: Start, eventually: Callable[..., None]
+) -> None:
+    node = start()
+    nonsense = [
+        b"GET / HTTP/1.1\r\nHost: node\r\n\r\n",
+        *(bytes([first]) + random.Random(first).randbytes(999) for first in (0, 1, 4, 7, 8, 255)),
+        struct.pack(">BxL", 1, 0xFFFFFFFF) + b"x" * 100,
+        REQUEST + b"half a request",
+        b"\1\0",
+    ]
+    for number, sent in enumerate(nonsense, start=1):
+        with socket.create_connection(("127.0.0.1", node.port), timeout=10) as connection:
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionResetError):
+                while connection.recv(4096):
+                    pass
+        eventually(lambda n=number: node.count("rejected") == n, f"{sent[:20]!r} is counted", 10)
+    assert {aside.sender for aside in node.asides("rejected")} == {"127.0.0.1"}
+    assert all("DICOM message" in aside.reason for aside in node.asides("rejected"))
+    assert node.works()
+
+
+def test_a_connection_without_a_byte_is_nothing(start: Start) -> None:
+    node = start()
+    socket.create_connection(("127.0.0.1", node.port), timeout=10).close()
+    assert node.works()
+    assert asides(node.journal) == []
+
+
+def test_who_has_an_association_open(start: Start, eventually: Callable[..., None]) -> None:
+    node = start()
+    assert node.receiver.senders() == set()
+    with association(node.port, [MRImageStorage]) as assoc:
+        eventually(lambda: node.receiver.senders() == {"SCANNER"}, "the sender is seen")
+        (served,) = node.receiver._server.active_associations
+        assert served.dul.socket is not None
+        assert served.dul.socket.socket is not None
+        assert served.dul.socket.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assoc.abort()
+    eventually(lambda: node.receiver.senders() == set(), "the sender is gone")
+
+
+def test_no_patient_data_in_log_journal_or_file_names(
+    start: Start, tiny_study: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, captured_log: io.StringIO
+) -> None:
+    node = start()
+    secret = {"PatientName": "Geheim^Name", "PatientID": "ID-4711-X", "PatientBirthDate": "19550611"}
+    whole = rewritten(tiny_study[0], tmp_path / "whole.dcm", **secret)
+    changed = rewritten(whole, tmp_path / "changed.dcm", PixelData=b"\1\2" * (32 * 40))
+    broken = tmp_path / "broken.dcm"
+    broken.write_bytes(whole.read_bytes()[:-900])
+    for path in (whole, changed, broken):
+        store_bytes(node, path, monkeypatch)
+    monkeypatch.undo()
+    store(node, other(CTImageStorage))
+    with monkeypatch.context() as patch:
+        patch.setattr(node.journal, "add", lambda _: 1 / 0)
+        store(node, pydicom.dcmread(rewritten(tiny_study[1], tmp_path / "next.dcm", **secret)))
+    node.journal.query("PRAGMA wal_checkpoint(TRUNCATE)")
+    written = captured_log.getvalue().encode() + (tmp_path / "journal.sqlite").read_bytes()
+    written += "".join(str(path.name) for path in node.spool.folder.iterdir()).encode()
+    assert b"rejected" in written
+    for value in (b"Geheim", b"4711", b"19550611", b"Doe"):
+        assert value not in written
