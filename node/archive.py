@@ -62,6 +62,7 @@ def segmentation(images: Sequence[Dataset], result: Result, provenance: Provenan
         manufacturer_model_name=PRODUCT,
         software_versions=__version__,
         device_serial_number=_SERIAL,
+        omit_empty_frames=False,
         content_label="BRAIN_MASK",
         series_description="QSM brain mask",
     )

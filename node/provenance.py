@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -105,16 +106,13 @@ def recipe_digest(recipe: Recipe) -> str:
 
 def parameters(recipe: Recipe) -> list[str]:
     """Every method and parameter of a recipe, in as many texts as VR ST needs."""
-    texts = [f"recipe {recipe.name}"]
-    for stage, method in as_dict(recipe).items():
-        if not isinstance(method, dict):
-            continue
-        arguments = ", ".join(f"{k}={v}" for k, v in method.items() if k != "method")
-        text = f"; {stage}: {method['method']}({arguments})"
-        if len(texts[-1]) + len(text) > SHORT_TEXT:
-            texts.append(f"recipe {recipe.name}, continued")
-        texts[-1] += text
-    return texts
+    stages = [f"{stage}: {_call(m)}" for stage, m in as_dict(recipe).items() if isinstance(m, dict)]
+    return textwrap.wrap("; ".join((f"recipe {recipe.name}", *stages)), SHORT_TEXT)
+
+
+def _call(method: dict[str, object]) -> str:
+    arguments = ", ".join(f"{name}={value}" for name, value in method.items() if name != "method")
+    return f"{method['method']}({arguments})"
 
 
 def stage_warnings(result: Result) -> list[str]:

@@ -231,7 +231,7 @@ def _planes(scan: Acquisition) -> Iterator[tuple[int, int, Dataset]]:
             ds.PatientName, ds.PatientID = "Müller^Ångström", "P1"
             ds.PatientBirthDate, ds.PatientSex = "19500101", "O"
             ds.StudyInstanceUID, ds.StudyDate, ds.StudyTime = STUDY, "20200101", "120000"
-            ds.AccessionNumber = ds.StudyID = ds.ReferringPhysicianName = ""
+            ds.AccessionNumber, ds.StudyID, ds.ReferringPhysicianName = "A1", "1", ""
             ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = f"{STUDY}.2", ""
             ds.ProtocolName = ds.SeriesDescription = "gre_qsm"
             ds.BodyPartExamined, ds.PatientPosition = "BRAIN", "HFS"

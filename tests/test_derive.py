@@ -1,0 +1,330 @@
+"""Derived series: values, geometry, provenance, identifiers, conformance."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom import dcmread
+
+from node import files
+from node.derive import DeriveOptions, is_own, quantised, write_derived
+from node.errors import PermanentError
+from node.headers import read_header
+from node.inherit import INHERITED
+from node.load import load
+from node.provenance import SHORT_TEXT, parameters
+from phantoms.scanner import write_dicom
+from phantoms.simulate import SMALL_PROTOCOL, Phantom
+from recon.inversion.tv import NonlinearTv
+from recon.pipeline import Result
+from recon.recipe import Recipe
+from recon.types import ChiMap, FieldMap, LocalField, Trace
+
+AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+COPIED = """
+    ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness Rows Columns PatientName PatientID
+    PatientBirthDate PatientPosition StudyInstanceUID StudyDate StudyTime FrameOfReferenceUID
+"""
+TOOLS = Path(sys.executable).parent
+
+
+def run(tool, *arguments):
+    done = subprocess.run([TOOLS / tool, *map(str, arguments)], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def complaints(path):
+    """What dciodvfy finds wrong with a file."""
+    return {line for line in run("dciodvfy", "-new", path).splitlines() if line.startswith(("Error", "Warning"))}
+
+
+def result_of(acquisition, recipe=None, warnings=()):
+    """A result with known numbers on the grid of an acquisition."""
+    rng = np.random.default_rng(7)
+    shape = acquisition.geometry.shape
+    brain = np.zeros(shape, bool)
+    brain[1:-1, 1:-1, 2:-2] = True
+    zeros = np.zeros(shape, np.float32)
+    chi = np.where(brain, rng.normal(0, 0.3, shape), 0).astype(np.float32)
+    return Result(
+        ChiMap(chi, brain, "whole brain"),
+        LocalField(zeros, brain),
+        FieldMap(zeros, zeros, zeros, zeros, zeros, 1.0),
+        brain,
+        rng.uniform(-np.pi, np.pi, shape).astype(np.float32),
+        acquisition.te_s[-1],
+        recipe or Recipe(),
+        (Trace("mask", "automatic", warnings=tuple(warnings)),),
+    )
+
+
+def phantom_files(acquisition, folder):
+    """The acquisition as the phantom scanner sends it."""
+    zeros = np.zeros(acquisition.geometry.shape, np.float32)
+    protocol = replace(SMALL_PROTOCOL, te_s=acquisition.te_s)
+    phantom = Phantom(acquisition, zeros, zeros > 0, zeros.astype(np.uint8), (), (), protocol, 1, 1)
+    return write_dicom(phantom, folder)
+
+
+@pytest.fixture(scope="module")
+def sent(dicom_sets, tmp_path_factory):
+    """A phantom as the scanner sent it, and what it loads to."""
+    scan = dicom_sets.scan(seed=1, shape=(14, 12, 16))
+    paths = phantom_files(scan, tmp_path_factory.mktemp("sent"))
+    return paths, load(paths)
+
+
+@pytest.fixture(scope="module")
+def derived(sent, tmp_path_factory):
+    """Everything derived from it, and the result behind it."""
+    _, source = sent
+    result = result_of(source.acquisition, warnings=["touches the scalp"])
+    options = DeriveOptions(segmentation=True, parametric_map=True)
+    return write_derived(source, result, tmp_path_factory.mktemp("derived"), AT, options), result
+
+
+def series(derived, name):
+    """Datasets of one series by rising position along the slice normal."""
+    images = [dcmread(item.path) for item in derived[0] if item.series == name]
+    normal = np.cross(images[0].ImageOrientationPatient[:3], images[0].ImageOrientationPatient[3:])
+    return sorted(images, key=lambda ds: normal @ np.array(ds.ImagePositionPatient))
+
+
+def path_of(items, name):
+    return next(item.path for item in items if item.series == name)
+
+
+@pytest.mark.parametrize("name", ["qsm", "phase"])
+def test_stored_values_are_thousandths(derived, name):
+    _, result = derived
+    truth = result.chi.chi_ppm if name == "qsm" else -result.highpass_rad
+    stored = np.stack([ds.pixel_array.T for ds in series(derived, name)], axis=-1)
+    assert stored.dtype == np.int16
+    assert np.abs(stored - 1000 * truth.astype(np.float64)).max() < 0.5001
+    if name == "qsm":
+        assert not stored[~result.brain].any()
+
+
+@pytest.mark.parametrize("name", ["qsm", "phase"])
+def test_geometry_and_identity_are_the_source_slices(sent, derived, name):
+    sources = {ds.SOPInstanceUID: ds for ds in map(dcmread, sent[0])}
+    for ds in series(derived, name):
+        referenced = [sources[item.ReferencedSOPInstanceUID] for item in ds.SourceImageSequence]
+        assert len(referenced) == 4
+        for image in referenced:
+            for keyword in COPIED.split():
+                assert ds[keyword].value == image[keyword].value, keyword
+    order = [ds.InstanceNumber for ds in series(derived, name)]
+    assert order == list(range(1, 17))
+
+
+def test_display_unit_and_provenance(sent, derived):
+    _, source = sent
+    for name, width, unit, quantity in (("qsm", "400", "[ppb]", "126396"), ("phase", "2000", "mrad", None)):
+        for ds in series(derived, name):
+            assert (str(ds.WindowCenter), str(ds.WindowWidth)) == ("0", width)
+            assert not {"RescaleSlope", "RescaleIntercept", "RescaleType", "SmallestImagePixelValue"} & set(ds.dir())
+            assert not any(element.tag.is_private for element in ds.iterall())
+            (mapping,) = ds.RealWorldValueMappingSequence
+            assert (mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept) == (1, 0)
+            assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == unit
+            if quantity:
+                concept = mapping.QuantityDefinitionSequence[0].ConceptCodeSequence[0]
+                assert concept.CodeValue == quantity
+            else:
+                assert "QuantityDefinitionSequence" not in mapping
+            assert [item.ContributionDescription for item in ds.ContributingEquipmentSequence] == parameters(Recipe())
+            assert "stored phase rises with the field" in ds.DerivationDescription
+            assert len(ds.DerivationDescription) <= SHORT_TEXT
+            assert "not for diagnosis" in ds.ImageComments
+            assert "Phantom." in ds.ImageComments
+            assert "mask: touches the scalp" in ds.ImageComments
+            assert ds.SeriesDate == ds.ContentDate == "20260304"
+            assert ds.StudyDate == "20200101"
+    qsm, phase = series(derived, "qsm")[0], series(derived, "phase")[0]
+    assert "Reference region (0 ppb): whole brain" in qsm.DerivationDescription
+    assert (qsm.SeriesNumber, phase.SeriesNumber) == (201, 202)
+    assert (float(qsm.EchoTime), float(phase.EchoTime)) == (4.0, pytest.approx(source.acquisition.te_s[-1] * 1e3))
+    assert phase.EchoNumbers == 2
+
+
+def test_every_parameter_is_named_and_fits():
+    long = replace(Recipe(), inversion=NonlinearTv(merit_at=tuple(range(300)), reweight_at=tuple(range(150))))
+    texts = parameters(long)
+    assert len(texts) > 1
+    assert all(len(text) <= SHORT_TEXT for text in texts)
+    assert str(tuple(range(300))) in " ".join(texts)
+    assert "highpass: Homodyne(samples=64, te_s=0.0258)" in " ".join(texts)
+
+
+def test_identifiers_are_a_function_of_source_recipe_and_mask(sent, derived, tmp_path):
+    _, source = sent
+    items, result = derived
+    again = write_derived(source, result, tmp_path / "a", AT, DeriveOptions(True, True))
+    later = write_derived(source, result, tmp_path / "b", AT.replace(hour=9), DeriveOptions(True, True))
+    other = result_of(source.acquisition, replace(Recipe(), inversion=NonlinearTv(alpha_ppm=7.7e-4)))
+    changed = write_derived(source, other, tmp_path / "c", AT, DeriveOptions(True, True))
+    masked = write_derived(source, result, tmp_path / "d", AT, DeriveOptions(True, True, "abc"))
+    uids = [[item.sop_instance_uid for item in written] for written in (items, again, later, changed, masked)]
+    assert uids[0] == uids[1] == uids[2]
+    assert len({uid for of_run in (uids[0], uids[3], uids[4]) for uid in of_run}) == 3 * len(items)
+    assert all(uid.startswith("2.25.") and len(uid) <= 64 for uid in uids[0])
+    assert [item.sha256 for item in items] == [item.sha256 for item in again]
+    assert not {item.sha256 for item in items} & {item.sha256 for item in later}
+
+
+def test_a_second_process_would_write_the_same_bytes(sent, derived, tmp_path):
+    paths, _ = sent
+    items, result = derived
+    fresh = write_derived(load(reversed(paths)), result, tmp_path, AT, DeriveOptions(True, True))
+    assert [(item.sha256, item.path.name) for item in fresh] == [(item.sha256, item.path.name) for item in items]
+    assert {path.name for path in tmp_path.iterdir()} == {item.path.name for item in items}
+
+
+def test_own_objects_are_recognised(sent, derived):
+    assert all(is_own(dcmread(item.path)) for item in derived[0])
+    assert all(read_header(dcmread(item.path)).own for item in derived[0])
+    assert not any(is_own(dcmread(path)) for path in sent[0])
+    ds = dcmread(derived[0][0].path)
+    ds.ManufacturerModelName = "rewritten by an archive"
+    assert is_own(ds)
+
+
+def test_phantom_output_conforms(sent, derived):
+    found = {item.path.name: complaints(item.path) for item in derived[0]}
+    assert not any(found.values()), found
+    said = run("dcentvfy", *sent[0], *(item.path for item in derived[0]))
+    assert said == ""
+
+
+def test_dcm2niix_reads_ppb_on_the_source_grid(sent, derived, tmp_path):
+    links = tmp_path / "qsm"
+    links.mkdir()
+    for item in derived[0]:
+        if item.series == "qsm":
+            (links / item.path.name).symlink_to(item.path)
+    run("dcm2niix", "-f", "qsm", "-o", tmp_path, links)
+    image = nib.load(tmp_path / "qsm.nii")
+    assert image.get_data_dtype() == np.int16
+    assert image.dataobj.slope == 1
+    turned = image.as_reoriented(
+        nib.orientations.ornt_transform(
+            nib.orientations.io_orientation(image.affine),
+            nib.orientations.io_orientation(np.diag([-1, -1, 1, 1]) @ sent[1].acquisition.geometry.affine_mm),
+        )
+    )
+    truth = np.diag([-1, -1, 1, 1]) @ sent[1].acquisition.geometry.affine_mm
+    assert np.abs(turned.affine - truth).max() < 1e-4
+    ppb = 1000 * derived[1].chi.chi_ppm.astype(np.float64)
+    assert np.abs(np.asarray(turned.dataobj) - ppb).max() < 0.5001
+
+
+def test_mask_and_float_copy_read_back(sent, derived):
+    items, result = derived
+    mask, pmap = dcmread(path_of(items, "mask")), dcmread(path_of(items, "pmap"))
+    ppb = np.frombuffer(pmap.FloatPixelData, "<f4").reshape(16, pmap.Rows, pmap.Columns)
+    for ds, frames, truth in ((mask, mask.pixel_array, result.brain), (pmap, ppb, 1000 * result.chi.chi_ppm)):
+        to_index = np.linalg.inv(sent[1].acquisition.geometry.affine_mm)
+        for group, frame in zip(ds.PerFrameFunctionalGroupsSequence, frames, strict=True):
+            position = group.PlanePositionSequence[0].ImagePositionPatient
+            x, y, z = (to_index @ [*position, 1])[:3]
+            assert (x, y) == pytest.approx((0, 0), abs=1e-4)
+            assert np.allclose(frame.T, truth[:, :, round(z)], atol=1e-4)
+        assert ds.PatientName == "QSM^PHANTOM"
+        assert ds.ContentDate == "20260304"
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        ("ISO_IR 100", "Müller^Ångström"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+        ("ISO_IR 192", "Ελένη^Ω"),
+    ],
+)
+def test_names_keep_their_bytes(dicom_sets, tmp_path, charset, name):
+    images = dicom_sets.siemens(dicom_sets.scan())
+    for ds in images:
+        ds.SpecificCharacterSet, ds.PatientName = charset, name
+    source = load(dicom_sets.write(images, tmp_path / "in"))
+    written = write_derived(source, result_of(source.acquisition), tmp_path / "out", AT)
+    before = dcmread(tmp_path / "in" / "00000.dcm").get_item("PatientName").value
+    for item in written:
+        assert dcmread(item.path).get_item("PatientName").value == before
+        assert dcmread(item.path).PatientName == name
+
+
+@pytest.mark.parametrize("writer", ["ge", "philips", "philips_enhanced"])
+def test_every_vendor_conforms(dicom_sets, tmp_path, writer):
+    images = getattr(dicom_sets, writer)(dicom_sets.scan())
+    images = images if isinstance(images, list) else [images]
+    for ds in images:
+        ds.PatientName, ds.EchoTrainLength = "A^B", 2
+        ds.ScanOptions = ds.get("ScanOptions", "") or "FC"
+    source = load(dicom_sets.write(images, tmp_path / "in"))
+    written = write_derived(source, result_of(source.acquisition), tmp_path / "out", AT)
+    for item in (written[0], written[20], written[-1]):
+        assert complaints(item.path) == set()
+        frames = {"ReferencedFrameNumber" in ref for ref in dcmread(item.path).SourceImageSequence}
+        assert frames == {writer == "philips_enhanced"}
+
+
+@pytest.mark.parametrize("case", ["philips-classic-2echo-head", "ge-3d-2echo-mag-real-imag"])
+def test_real_sources_give_no_errors_and_no_new_warnings(vendor_data, dicom_sets, tmp_path, case):
+    paths = dicom_sets.dicom_files(vendor_data / case)
+    source = load(paths)
+    written = write_derived(source, result_of(source.acquisition), tmp_path, AT, DeriveOptions(True, True))
+    given_by_source = complaints(paths[0])
+    for item in (written[0], written[len(written) // 2], *written[-2:]):
+        mine = complaints(item.path)
+        assert not [line for line in mine if line.startswith("Error")]
+        assert mine <= given_by_source
+
+
+def test_values_beyond_int16_are_clipped_and_said(sent, tmp_path):
+    _, source = sent
+    result = result_of(source.acquisition)
+    result.chi.chi_ppm[3, 3, 3], result.chi.chi_ppm[4, 4, 4] = 40, -40
+    for item in write_derived(source, result, tmp_path, AT):
+        if item.series == "qsm":
+            assert "2 voxels lie outside -32768 to 32767 ppb" in dcmread(item.path).DerivationDescription
+
+
+@given(st.floats(-40, 40, width=32))
+def test_quantisation_never_wraps(value):
+    stored, warnings = quantised(np.array([value], np.float32), "QSM", "ppb")
+    assert bool(warnings) == (abs(float(stored[0]) - 1000 * value) > 0.6)
+    assert np.sign(stored[0]) in {0, np.sign(value)}
+
+
+def test_what_is_not_finite_is_not_written(sent, tmp_path):
+    _, source = sent
+    result = result_of(source.acquisition)
+    result.chi.chi_ppm[3, 3, 3] = np.nan
+    with pytest.raises(PermanentError, match="not finite"):
+        write_derived(source, result, tmp_path, AT)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
+    def power_cut(_descriptor):
+        raise OSError("power cut")
+
+    monkeypatch.setattr(files.os, "fsync", power_cut)
+    with pytest.raises(OSError, match="power cut"):
+        files.write_whole(tmp_path / "a.dcm", b"content")
+    assert not (tmp_path / "a.dcm").exists()
+
+
+def test_the_whitelist_holds_known_attributes_once():
+    assert None not in INHERITED
+    assert len(set(INHERITED)) == len(INHERITED)
