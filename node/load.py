@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from node import multiframe
 from node.assemble import Arrangement, acquisition_key, judge
-from node.errors import Refusal, Refused
+from node.errors import Refusal, Refused, Unreadable
 from node.files import read_dataset, read_pixels
 from node.headers import Header, read_header
 from node.vendors import CONVENTIONS
@@ -87,6 +87,8 @@ def load(paths: Iterable[Path]) -> Source:
     for path in sorted(paths):
         ds = read_dataset(path)
         header = read_header(ds)
+        if header.refusal and header.refusal.code == "unreadable":
+            raise Unreadable(f"{path.name}: {header.refusal.sentence}")
         if headers.setdefault(header.sop_instance_uid, header) is header:
             datasets[header.sop_instance_uid] = ds
     if len({acquisition_key(h) for h in headers.values()}) > 1:

@@ -90,6 +90,9 @@ def reconstruct_folder(
         except Unreadable as error:
             yield Outcome(path.name, "failed", str(error))
             continue
+        if header.refusal and header.refusal.code == "unreadable":
+            yield Outcome(path.name, "failed", f"{path.name}: {header.refusal.sentence}")
+            continue
         groups[acquisition_key(header)].append((path, header))
     for key, members in groups.items():
         paths, headers = zip(*members, strict=True)
