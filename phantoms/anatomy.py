@@ -181,6 +181,9 @@ VEINS: tuple[Part, ...] = (
     Part("vein", Tube(((2, 28, 10), (18, 36, 18), (30, 44, 26)), 0.6), paired=True),
 )
 
+WALL_MM = 2.2
+"""Bone between the brain's cavity and an orbit or a sinus, at the least."""
+
 CHART_MM = 1.5
 REACH = ((-93.0, 93.0), (-111.0, 111.0), (-81.0, 81.0))
 """The box, in mm, in which the head's charts lie; below it the neck goes on as on its last slice."""
@@ -238,9 +241,9 @@ class Head:
         """The head on the rectilinear grid of ``axes`` (mm, rising)."""
         charts = {name: chart.on(axes) for name, chart in self.charts.items()}
         label, chi_label, brain = self._layers(axes, charts)
-        self._solids(axes, self.cavities, label, chi_label, charts, wandering=False)
+        self._solids(axes, self.cavities, label, chi_label, charts, walled=True)
         self._solids(axes, self.nuclei, label, chi_label, charts, wandering=True)
-        self._solids(axes, self.veins, label, chi_label, charts, wandering=False)
+        self._solids(axes, self.veins, label, chi_label, charts)
         self._lesions(axes, label, chi_label)
         chi = np.array([t.chi_ppm for t in self.tissues], dtype=np.float32)[chi_label]
         chi += np.array([t.chi_sd_ppm for t in self.tissues], dtype=np.float32)[chi_label] * charts["chi texture"]
@@ -308,8 +311,10 @@ class Head:
         label: LabelArray,
         chi_label: LabelArray,
         charts: dict[str, FloatArray],
-        wandering: bool,
+        wandering: bool = False,
+        walled: bool = False,
     ) -> None:
+        """Paint solids in order: with wandering edges of susceptibility, or walled off from the brain by bone."""
         margin = 2.5
         for part in parts:
             low, high = part.solid.box_mm()
@@ -323,6 +328,8 @@ class Head:
             # A bump may not be thicker than the solid: thin ones keep their shape.
             thin = part.solid.radius_mm if isinstance(part.solid, Tube) else min(part.solid.radii_mm)
             distance = part.solid.distance_mm(cut(axes, box)) + charts["bump"][box] * min(0.5, thin / 8)
+            if walled and part.tissue != "bone":
+                distance = np.maximum(distance, WALL_MM - charts["cavity"][box])
             label[box][distance < 0] = LABEL[part.tissue]
             wander = charts["slip"][box] * min(1.0, thin / 5) if wandering else np.float32(0)
             chi_label[box][distance + wander < 0] = LABEL[part.tissue]
