@@ -137,7 +137,7 @@ CALLOSUM = Ellipsoid((0, 2, 4), (40, 44, 25))
 
 # Painted in this order over the layers of the head; the second list with wandering edges of susceptibility.
 CAVITIES: tuple[Part, ...] = (
-    _e("bone", 37, 14, -42, 23, 8, 8, 0, 0, -30, paired=True),
+    _e("bone", 39, 15, -45, 22, 6.5, 7.5, 0, 8, -32, paired=True),
     _e("fat", 31, -66, -36, 17, 26, 16, 0, 0, 12, paired=True),
     _e("vitreous", 32, -77, -36, 11.5, 11.5, 11.5, paired=True),
     _e("air", 9, -87, -10, 9, 4, 9, 0, -20, 0, paired=True),
