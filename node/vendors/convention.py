@@ -8,11 +8,13 @@ knows of series, files or other images.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.valuerep import VR
 
 from node.errors import Refusal
 
@@ -20,6 +22,9 @@ Component = Literal["M", "P", "R", "I", "?"]
 """Magnitude, phase, real, imaginary; `?` where the image does not say."""
 
 COMPONENTS: dict[str, Component] = {"M": "M", "P": "P", "R": "R", "I": "I"}
+_ASCII = {VR.CS, VR.DS, VR.IS, VR.UI}
+"""Read as they stand in the file: a scan has thousands of them."""
+
 _COMPLEX_IMAGE_COMPONENT: dict[str, Component] = {
     "MAGNITUDE": "M",
     "PHASE": "P",
@@ -87,18 +92,19 @@ class Convention:
 
 def text(ds: Dataset, tag: str | tuple[int, int]) -> str:
     """The element as text without padding, several values joined by a backslash; empty where absent."""
-    if isinstance(tag, str):
-        value = ds.get(tag)
-    else:
-        element = ds.get(tag)
-        value = None if element is None else element.value
+    item = ds.get_item(tag) if tag in ds else None
+    if isinstance(item, RawDataElement) and item.VR in _ASCII and item.value is not None:
+        return _joined(item.value.decode("ascii", "replace").split("\\"))
+    value = None if item is None else ds[tag].value
     if value is None:
         return ""
     if isinstance(value, bytes):
         value = value.decode("latin-1")
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
-        return str(value).strip(" \0")
-    return "\\".join(str(part).strip(" \0") for part in value)
+    return _joined([value] if isinstance(value, str) or not hasattr(value, "__iter__") else value)
+
+
+def _joined(parts: Iterable[object]) -> str:
+    return "\\".join(str(part).strip(" \0") for part in parts)
 
 
 def number(ds: Dataset, tag: str | tuple[int, int]) -> float | None:
@@ -106,11 +112,9 @@ def number(ds: Dataset, tag: str | tuple[int, int]) -> float | None:
 
     Implicit VR leaves unknown private elements as bytes: two bytes are read as SS, four as SL, little endian.
     """
-    if isinstance(tag, tuple):
-        element = ds.get(tag)
-        raw = None if element is None else element.value
-        if isinstance(raw, bytes) and len(raw) in {2, 4} and not raw.strip(b" \0").isdigit():
-            return float(int.from_bytes(raw, "little", signed=True))
+    raw = ds[tag].value if isinstance(tag, tuple) and tag in ds else None
+    if isinstance(raw, bytes) and len(raw) in {2, 4} and not raw.strip(b" \0").isdigit():
+        return float(int.from_bytes(raw, "little", signed=True))
     try:
         value = float(text(ds, tag).split("\\")[0])
     except ValueError:
