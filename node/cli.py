@@ -137,10 +137,8 @@ def reconstruct(
     from datetime import datetime
 
     from node.derive import DeriveOptions
-    from node.intake import read_as_scanners_write
     from node.offline import exit_code, reconstruct_folder
 
-    read_as_scanners_write()
     options = DeriveOptions(segmentation=segmentation, parametric_map=parametric_map)
     derived_at = datetime.now().astimezone().replace(microsecond=0)
     outcomes = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 from io import BytesIO
 
 import pydicom
-from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import get_expected_length, pixel_array
@@ -50,11 +49,6 @@ IMAGE_TRANSFER_SYNTAXES = tuple(uid for uid in _LOSSLESS if get_decoder(uid).is_
 
 class NotForUs(Exception):
     """The object is of no use to the node; the message says why."""
-
-
-def read_as_scanners_write() -> None:
-    """Let pydicom read values that break the standard's rules for their kind, as real ones do, without a word."""
-    config.settings.reading_validation_mode = config.IGNORE
 
 
 def examine(sop_class_uid: str, sop_instance_uid: str, part10: bytes) -> Header:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from node.errors import Refusal
-from node.intake import read_as_scanners_write
 from node.records import Result
 
 _THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -131,7 +130,6 @@ def _initialise(threads: int, cache_dir: str, parent: Connection) -> None:
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
     os.environ.setdefault("NUMBA_CACHE_DIR", cache_dir)
     Path(os.environ["NUMBA_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
-    read_as_scanners_write()
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
 
 

@@ -19,7 +19,6 @@ from typing import Self
 from node import deliver
 from node.config import HEALTH_AE_TITLE, Peer, Settings
 from node.errors import PermanentError
-from node.intake import read_as_scanners_write
 from node.jobs import SpawnedWorker, Worker
 from node.journal import Journal
 from node.log import get_logger
@@ -73,7 +72,6 @@ class Node:
         CannotStart
             The data folder cannot be used or belongs to a running node, or the port is taken.
         """
-        read_as_scanners_write()
         self._lock = self._take_data_dir()
         try:
             self._open()

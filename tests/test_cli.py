@@ -1,0 +1,228 @@
+"""The command line: what it prints, its exit codes, and a node that is served and stopped as in production."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pydicom
+import pytest
+from typer.testing import CliRunner
+
+from node import cli, loopback
+from node.errors import Refusal
+from node.journal import Journal
+from node.records import Received, Result
+
+COMMAND = [sys.executable, "-c", "from node.cli import main; main()"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """``run("jobs", "list")`` gives exit code and everything that was printed."""
+    monkeypatch.setenv("QSM_NODE_DATA_DIR", str(tmp_path))
+
+    def invoke(*arguments: object) -> tuple[int, str]:
+        result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.output
+
+    return invoke
+
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    """A delivered, a failed and an incomplete acquisition, and objects that were not taken."""
+    journal = Journal(tmp_path / "journal.sqlite", lambda: 1.7e9)
+    for number, sender in enumerate(("PACS", "A_VERY_LONG_NAME", "PACS"), start=1):
+        for image in range(2):
+            journal.add(Received("2.25.99", f"key{number}", f"{number}.{image}", f"sha{number}{image}", sender, "{}"))
+    delivered, failed, lacking = journal.receiving()
+    for gathering in (delivered, failed):
+        journal.complete(gathering, "default", datetime.now(UTC))
+    job = journal.lease()
+    assert job is not None
+    journal.finish(job, [Result("qsm", "1.2", "7.7", "p", "s")], ("pacs",))
+    journal.delivered(journal.due()[0])
+    job = journal.lease()
+    assert job is not None
+    journal.fail(job, Refusal("no-mask", "no brain was found in the magnitude: a mask has to be supplied"), None)
+    sentence = "echo 4: 71 of 72 phase slices; missing position -12.5 mm; " + "and much more " * 10
+    journal.settle(lacking, "incomplete", Refusal("incomplete", sentence))
+    journal.count("ignored", "CT Image Storage is not an MR image", "PACS")
+    journal.count("ignored", "CT Image Storage is not an MR image", "PACS")
+    journal.count("rejected", "truncated: 2000 of 2560 bytes of pixels", "PACS")
+    yield journal
+    journal.close()
+
+
+def test_version_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom node.cli import app\ntry: app(['version'])\nexcept SystemExit: pass\n"
+        "print(sorted({'pynetdicom', 'pydantic_settings', 'scipy', 'numba', 'highdicom'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"qsm-node \d+\.\d+\S*\n\[\]\n", shown)
+
+
+def test_help_documents_the_exit_codes(run: Run) -> None:
+    for arguments in (["--help"], ["jobs", "--help"]):
+        code, shown = run(*arguments)
+        assert code == 0
+        assert "Exit codes: 0 done; 1 failed; 2 wrong" in " ".join(shown.split())
+
+
+@pytest.mark.usefixtures("journal")
+def test_jobs_are_listed_one_a_line_then_the_reasons_then_what_was_not_taken(run: Run) -> None:
+    for arguments in (["jobs"], ["jobs", "list"]):
+        code, shown = run(*arguments)
+        lines = shown.splitlines()
+        assert code == 0
+        assert max(len(line) for line in lines[:4]) <= 100
+        assert [line.split()[0] for line in lines[:4]] == ["ID", "1", "2", "3"]
+        assert "delivered" in lines[1]
+        assert "1/1" in lines[1]
+        assert "A_VERY_LONG_NAME" in lines[2]
+        assert "no-mask" in lines[2]
+        assert "   2  failed: no brain was found in the magnitude: a mask has to be supplied" in lines
+        assert any("incomplete: echo 4: 71 of 72 phase slices; missing position -12.5 mm" in line for line in lines)
+        assert "     2  ignored from PACS: CT Image Storage is not an MR image" in lines
+        assert "     1  rejected from PACS: truncated: 2000 of 2560 bytes of pixels" in lines
+
+
+@pytest.mark.usefixtures("journal")
+def test_jobs_for_machines(run: Run) -> None:
+    code, shown = run("jobs", "list", "--json")
+    assert code == 0
+    told = json.loads(shown)
+    assert [(a["id"], a["state"], a["code"]) for a in told["acquisitions"]] == [
+        (1, "delivered", ""),
+        (2, "failed", "no-mask"),
+        (3, "incomplete", "incomplete"),
+    ]
+    assert [(a["kind"], a["count"]) for a in told["not_taken"]] == [("ignored", 2), ("rejected", 1)]
+    assert run("jobs", "--json")[1] == shown
+
+
+@pytest.mark.usefixtures("journal")
+def test_one_job_is_shown_whole(run: Run) -> None:
+    code, shown = run("jobs", "show", 3)
+    assert code == 0
+    assert "missing position -12.5 mm; and much more and much more" in shown
+    assert "2.25.99" in shown
+    assert "qsm to pacs: 1 delivered" in run("jobs", "show", 1)[1]
+    assert run("jobs", "show", 4) == (1, "qsm-node: there is no acquisition 4\n")
+
+
+@pytest.mark.usefixtures("journal")
+def test_what_stopped_is_set_going_again(run: Run) -> None:
+    assert run("jobs", "retry", 2) == (0, "the reconstruction is queued again\n")
+    assert run("jobs", "retry", 3) == (0, "will be judged again after the quiet time\n")
+    code, shown = run("jobs", "retry", 1)
+    assert (code, "nothing to try again" in shown) == (1, True)
+    states = [a["state"] for a in json.loads(run("jobs", "--json")[1])["acquisitions"]]
+    assert states == ["delivered", "queued", "receiving"]
+
+
+def test_without_a_journal_nothing_is_invented(run: Run, tmp_path: Path) -> None:
+    code, shown = run("jobs")
+    assert code == 2
+    assert "no node has run with this data_dir" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_settings_are_exit_code_2(run: Run, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text("quiet_s = 0")
+    for command in (["serve"], ["health"]):
+        assert run(*command, "--config", wrong) == (2, "qsm-node: quiet_s: must be greater than 0 (it is 0)\n")
+    assert run("jobs", "--config", wrong)[0] == 2
+
+
+def test_a_folder_is_reconstructed(run: Run, tiny_study: list[Path], tmp_path: Path) -> None:
+    code, shown = run("reconstruct", tiny_study[0].parent.parent, "-o", tmp_path / "out", "--segmentation")
+    assert code == 0
+    assert shown.startswith("done")
+    classes = [pydicom.dcmread(path).SOPClassUID.name for path in sorted((tmp_path / "out").rglob("*.dcm"))]
+    assert classes.count("MR Image Storage") == 32
+    assert classes.count("Segmentation Storage") == 1
+
+
+def test_a_folder_of_refused_input_is_exit_code_3(run: Run, tiny_study: list[Path], tmp_path: Path) -> None:
+    code, shown = run("reconstruct", tiny_study[0].parent, "-o", tmp_path / "out")
+    assert code == 3
+    assert "no-phase" in shown
+    code, shown = run("reconstruct", tiny_study[0].parent, "-o", tmp_path / "out", "--json")
+    (outcome,) = json.loads(shown)
+    assert (code, outcome["state"]) == (3, "refused")
+    (tmp_path / "empty").mkdir()
+    assert run("reconstruct", tmp_path / "empty", "-o", tmp_path / "out")[0] == 3
+
+
+@pytest.mark.parametrize("form", ["dicom", "bids"])
+def test_a_phantom_is_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    from phantoms import simulate  # noqa: PLC0415  numba is imported after the settings of conftest
+
+    tiny = simulate.Protocol((32, 40, 16), (6.0, 6.0, 10.0), te_s=(0.006, 0.014), tr_s=0.05, flip_deg=20.0)
+    monkeypatch.setattr(simulate, "SMALL_PROTOCOL", tiny)
+    code, shown = run("phantom", "-o", tmp_path / "out", "--seed", 3, "--format", form)
+    assert code == 0
+    assert "phantom 3 with" in shown
+    found = list((tmp_path / "out").rglob("*.dcm" if form == "dicom" else "*part-phase_MEGRE.nii*"))
+    assert len(found) == (2 * 2 * 16 if form == "dicom" else 2)
+
+
+# ------------------------------------------------------------------------------------------------ in production
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "node.toml"
+    path.write_text(
+        f'port = 0\nquiet_s = 1\ndata_dir = "{tmp_path / "data"}"\ndeliver_to = ["pacs"]\n'
+        '[peers.scanner]\nae_title = "SCANNER"\n[peers.pacs]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 1\n'
+    )
+    return path
+
+
+def test_a_served_node_is_healthy_says_what_happens_and_stops_on_sigterm(
+    config: Path, tmp_path: Path, tiny_study: list[Path], eventually: Callable[..., None]
+) -> None:
+    lines = tmp_path / "log.jsonl"
+    with lines.open("w") as log:
+        node = subprocess.Popen(
+            [*COMMAND, "serve", "--config", config], stderr=log, env={**os.environ, "COLUMNS": "80"}
+        )
+    try:
+        eventually(lambda: "node started" in lines.read_text(), "the node starts", 30)
+        (started,) = [json.loads(line) for line in lines.read_text().splitlines()]
+        port = {**os.environ, "QSM_NODE_PORT": str(started["port"])}
+        health = [*COMMAND, "health", "--config", str(config)]
+        assert subprocess.run(health, env=port, capture_output=True, text=True, check=False).stdout == "ok\n"
+        loopback.send(tiny_study[:48], started["port"], "QSMNODE")
+        eventually(lambda: "acquisition refused" in lines.read_text(), "the refusal is told", 30)
+    finally:
+        node.send_signal(signal.SIGTERM)
+        assert node.wait(30) == 0
+    told = [json.loads(line) for line in lines.read_text().splitlines()]
+    (refused,) = [line for line in told if line["event"] == "acquisition refused"]
+    assert refused["code"] == "no-phase"
+    assert "48 magnitude images" in refused["reason"]
+    assert told[-1]["event"] == "node stopped"
+    gone = subprocess.run(health, env=port, capture_output=True, text=True, check=False)
+    assert gone.returncode == 1
+    assert "nobody answers" in gone.stderr
+    jobs = [*COMMAND, "jobs", "--config", str(config)]
+    shown = subprocess.run(jobs, capture_output=True, text=True, check=True).stdout
+    assert "refused: no phase, and no real and imaginary images: 48 magnitude images" in shown

@@ -1,0 +1,104 @@
+"""Settings: sources in their order, and mistakes told in the words of the person who made them."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+
+import pytest
+
+from node.config import ConfigError, Settings, load
+
+GOOD = """
+ae_title = "QSM1"
+port = 4242
+quiet_s = 30
+
+[peers.pacs]
+ae_title = "PACS"
+host = "10.0.0.1"
+port = 104
+
+[peers.archive]
+ae_title = "ARCHIVE"
+host = "10.0.0.2"
+port = 104
+"""
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> typing.Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "node.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+Toml = typing.Callable[[str], Path]
+
+
+def test_defaults_are_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/data-home")
+    settings = load()
+    assert (settings.ae_title, settings.host, settings.port) == ("QSMNODE", "127.0.0.1", 11112)
+    assert (settings.quiet_s, settings.peers, settings.data_dir) == (60.0, {}, Path("/data-home/qsm-node"))
+
+
+def test_file_then_environment(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QSM_NODE_PORT", "11113")
+    monkeypatch.setenv("QSM_NODE_PEERS__PACS__HOST", "10.9.9.9")
+    settings = load(toml(GOOD))
+    assert (settings.ae_title, settings.port, settings.quiet_s) == ("QSM1", 11113, 30.0)
+    assert (settings.peers["pacs"].host, settings.peers["pacs"].port) == ("10.9.9.9", 104)
+
+
+def test_results_go_back_to_the_sender_or_where_the_site_says(toml: Toml) -> None:
+    settings = load(toml(GOOD))
+    assert settings.destinations(frozenset({"PACS"})) == ("pacs",)
+    assert settings.destinations(frozenset({"PACS", "ARCHIVE"})) == ("archive", "pacs")
+    assert settings.destinations(frozenset({"GONE"})) == ()
+    told = load(toml('deliver_to = ["archive"]\n' + GOOD))
+    assert told.destinations(frozenset({"PACS"})) == ("archive",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("quiet_s = -1", "quiet_s: must be greater than 0 (it is -1)"),
+        ("quiet = 60", "quiet: there is no such setting"),
+        ('recipe = "medi"', "recipe: must be 'default' (it is 'medi')"),
+        ("port = 70000", "port: must be less than or equal to 65535 (it is 70000)"),
+        ('ae_title = "A TITLE THAT IS TOO LONG"', "ae_title: an AE title has 1 to 16 printable ASCII characters"),
+        ("[peers.x]\nhost = 'h'\nport = 1", "peers.x.ae_title: is missing"),
+        ("[peers.x]\nae_title = 'X'\nhost = 'h'", "peers.x: host and port come together"),
+        ("[peers.x]\nae_title = 'X'", "peers.x: has no host and port, so its results have nowhere to go"),
+        ("[peers.x]\nae_title = 'X'\nhost = 'h'\nport = 1\nprot = 2", "peers.x.prot: there is no such setting"),
+        ("[peers.x]\nae_title = 'QSMHEALTH'\nhost = 'h'\nport = 1", "QSMHEALTH belongs to the health check"),
+        ('deliver_to = ["pax"]\n' + GOOD, "deliver_to: there is no peer 'pax' (known peers: pacs, archive)"),
+        (GOOD.replace("ARCHIVE", "PACS"), "AE title PACS is used by more than one peer"),
+        ('ae_title = "A', "not valid TOML"),
+    ],
+)
+def test_a_mistake_is_named(toml: Toml, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(toml(text))
+    assert message in str(error.value)
+
+
+def test_every_mistake_is_told_at_once(toml: Toml) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(toml("quiet_s = 0\nthreads = -1\nnonsense = 1"))
+    assert len(str(error.value).splitlines()) == 3
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load(tmp_path / "none.toml")
+
+
+def test_the_recipes_that_may_be_named_are_those_that_exist() -> None:
+    from recon.recipe import RECIPES  # noqa: PLC0415  brings numba along
+
+    assert set(typing.get_args(Settings.model_fields["recipe"].annotation)) == set(RECIPES)
