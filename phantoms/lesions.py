@@ -2,10 +2,8 @@
 
 Knows no anatomy beyond the depth function that the generator is given.
 
-Values. Blood products: a hematoma of a few days to months is 0.5-1.5 ppm above tissue and a microbleed 0.3-0.9 ppm,
-with R2* of 60-250 1/s at 3 T (Wang S. et al., Radiology 2012;262:269; Liu T. et al., Radiology 2012;262:269-78).
-Calcifications: -0.2 to -2 ppm, little signal when solid (Chen W. et al., Radiology 2014;270:496;
-Schweser F. et al., Med Phys 2010;37:5165).
+Values: hemorrhages and calcifications of 0.2-2 ppm (Liu T. et al., Radiology 2012;262:269; Chen W. et al., Radiology
+2014;270:496; Schweser F. et al., Med Phys 2010;37:5165). Iron shortens T2*; solid calcium has few mobile protons.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 Everything happens on a finer grid than the acquired one, and the images are a crop of its k-space: partial volume,
 intravoxel dephasing and the point spread function come out as on a scanner, and the reconstruction never meets the
-grid that made its data. The field step has its own dipole kernel for the same reason: an error in a shared one
-would cancel. Knows nothing about files.
+grid that made its data. Knows nothing about files.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
-import scipy.fft
 
-from phantoms.anatomy import LABEL, Head, LabelArray, Tissue
+from phantoms.anatomy import Head, LabelArray
+from phantoms.atlas import LABEL, Tissue
 from phantoms.lesions import Lesion
+from phantoms.physics import box_mean, centred_axes, decimate, dipole_field, slab_profile, squared_steps, steady_state
 from phantoms.shapes import Axes, Chart
 from recon.kernels import threads
 from recon.types import (
@@ -196,68 +195,6 @@ def simulate(head: Head, protocol: Protocol = SMALL_PROTOCOL, seed: int = 0) -> 
     )
 
 
-def centred_axes(shape: Shape, voxel_mm: Vector) -> Axes:
-    """Coordinates in mm of the voxel centres of a grid whose middle is the origin."""
-    x, y, z = (
-        ((np.arange(n) - (n - 1) / 2) * edge).astype(np.float32) for n, edge in zip(shape, voxel_mm, strict=True)
-    )
-    return x, y, z
-
-
-def box_mean(volume: npt.NDArray[np.generic], factor: int) -> FloatArray:
-    """Mean over cubes of ``factor`` voxels along each edge, float32."""
-    x, y, z = (n // factor for n in volume.shape)
-    cubes = volume.reshape(x, factor, y, factor, z, factor)
-    return np.asarray(cubes.mean(axis=(1, 3, 5), dtype=np.float32))
-
-
-def decimate(volume: npt.NDArray[np.generic], axis: int, factor: int) -> ComplexArray:
-    """The volume at the centres of ``factor`` neighbours along an axis, from the lowest frequencies alone.
-
-    Cropping k-space keeps every ``factor``-th point of the fine grid; the centre of the acquired voxel lies
-    (factor - 1) / 2 points farther, which is a linear phase in k-space.
-    """
-    fine = volume.shape[axis]
-    coarse = fine // factor
-    spectrum = scipy.fft.fft(volume, axis=axis)
-    order = scipy.fft.fftfreq(coarse, 1 / coarse)
-    kept = np.take(spectrum, order.astype(np.intp) % fine, axis=axis)
-    ramp = np.exp(1j * np.pi * order * (factor - 1) / fine) / factor
-    kept *= ramp.astype(np.complex64).reshape([-1 if i == axis else 1 for i in range(3)])
-    return np.asarray(scipy.fft.ifft(kept, axis=axis, overwrite_x=True), dtype=np.complex64)
-
-
-def dipole_field(chi_ppm: FloatArray, voxel_mm: Vector, b0_dir: Vector, padding: float = 1.5) -> FloatArray:
-    r"""Relative field in ppm of B0, Lorentz sphere corrected: :math:`\hat f = (1/3 - (k \cdot b)^2 / k^2)\,\hat\chi`.
-
-    The volume goes on beyond its faces as it is on them (the neck goes on, air stays air), over ``padding`` times
-    its size; the constant part of the field is 0. (Salomir R. et al., Concepts Magn Reson 2003;19B:26.)
-    """
-    shape = tuple(_odd_size(int(np.ceil(n * padding))) for n in chi_ppm.shape)
-    margins = [((p - n) // 2, p - n - (p - n) // 2) for p, n in zip(shape, chi_ppm.shape, strict=True)]
-    spectrum = scipy.fft.rfftn(np.pad(chi_ppm, margins, mode="edge"), workers=threads())
-    b = np.asarray(b0_dir, dtype=np.float64) / np.linalg.norm(b0_dir)
-    kx, ky = (scipy.fft.fftfreq(n, h).astype(np.float32) for n, h in zip(shape[:2], voxel_mm[:2], strict=True))
-    kz = scipy.fft.rfftfreq(shape[2], voxel_mm[2]).astype(np.float32)
-    in_plane, along = ky[:, None] ** 2 + kz**2, np.float32(b[1]) * ky[:, None] + np.float32(b[2]) * kz
-    for i, k in enumerate(kx):
-        square = in_plane + k * k
-        square[square == 0] = np.inf
-        spectrum[i] *= np.float32(1 / 3) - (along + np.float32(b[0]) * k) ** 2 / square
-    spectrum[0, 0, 0] = 0
-    field = scipy.fft.irfftn(spectrum, shape, workers=threads(), overwrite_x=True)
-    inner = tuple(slice(before, before + n) for (before, _), n in zip(margins, chi_ppm.shape, strict=True))
-    return np.ascontiguousarray(field[inner], dtype=np.float32)
-
-
-def _odd_size(n: int) -> int:
-    """The next odd size that transforms fast: without a Nyquist plane the kernel is right for oblique B0 too."""
-    n += 1 - n % 2
-    while scipy.fft.next_fast_len(n) != n:
-        n += 2
-    return n
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Object:
     """The head on the fine grid, as the sequence sees it, and the truth on the acquired grid."""
@@ -270,12 +207,6 @@ class _Object:
     brain: BoolArray
     labels: LabelArray
     fractions: tuple[FloatArray, ...]
-
-
-def steady_state(tissue: Tissue, tr_s: float, flip_deg: float) -> float:
-    """Signal of a perfectly spoiled gradient echo at echo time 0 (Ernst, Anderson, Rev Sci Instrum 1966;37:93)."""
-    flip, e1 = np.deg2rad(flip_deg), np.exp(-tr_s / tissue.t1_s)
-    return float(tissue.pd * np.sin(flip) * (1 - e1) / (1 - np.cos(flip) * e1))
 
 
 def _slabs(protocol: Protocol, work: Callable[[slice, slice], None]) -> None:
@@ -294,7 +225,7 @@ def _paint(head: Head, protocol: Protocol, axes: Axes, bias: Chart) -> _Object:
     signal = np.array([steady_state(t, protocol.tr_s, protocol.flip_deg) for t in head.tissues], dtype=np.float32)
     r2s = np.array([t.r2s_hz for t in head.tissues], dtype=np.float32)
     shift = np.array([t.shift_ppm for t in head.tissues], dtype=np.float32)
-    slab_profile = _slab_profile(fine[2])
+    profile = slab_profile(fine[2])
     obj = _Object(
         chi_ppm=np.empty(fine, dtype=np.float32),
         amplitude=np.empty(fine, dtype=np.float32),
@@ -310,7 +241,7 @@ def _paint(head: Head, protocol: Protocol, axes: Axes, bias: Chart) -> _Object:
         here = (axes[0], axes[1], axes[2][own])
         painted = head.paint(here)
         obj.chi_ppm[..., own] = painted.chi_ppm
-        received = bias.on(here) * slab_profile[own]
+        received = bias.on(here) * profile[own]
         obj.amplitude[..., own] = signal[painted.label] * (1 + 0.03 * painted.texture) * received
         obj.r2s_hz[..., own] = r2s[painted.label] * (1 + 0.06 * painted.texture)
         obj.shift_ppm[..., own] = shift[painted.label]
@@ -339,13 +270,6 @@ def _placed(head: Head, index: int, obj: _Object, protocol: Protocol) -> PlacedL
         volume_mm3=float(fraction.sum(dtype=np.float64) * np.prod(protocol.voxel_mm)),
         mean_chi_ppm=float(obj.truth_ppm[mask].mean(dtype=np.float64)) if mask.any() else float("nan"),
     )
-
-
-def _slab_profile(slices: int) -> FloatArray:
-    """Excitation over the slab, float32 (slices,): 1, and fading to 0 over the outer 4 % at both ends."""
-    to_end = (np.arange(slices) + 0.5) / slices
-    rise = np.clip(np.minimum(to_end, 1 - to_end) / 0.04, 0, 1)
-    return np.asarray(np.sin(np.pi / 2 * rise) ** 2, dtype=np.float32)
 
 
 def _receiver(rng: np.random.Generator) -> tuple[Chart, Chart]:
@@ -414,7 +338,7 @@ def _images(obj: _Object, field_hz: FloatArray, offset_rad: Chart, axes: Axes, p
     G is what the field's slope dephases inside one fine voxel of edges h: sinc(x) = exp(-(pi x)^2 / 6) + O(x^4).
     """
     factor, fine = protocol.oversampling, protocol.fine_shape
-    slope = _squared_steps(field_hz)
+    slope = squared_steps(field_hz)
     slope *= np.float32(np.pi**2 / 6)
     field_hz += np.float32(protocol.f0_mhz) * obj.shift_ppm
     images = np.empty((len(protocol.te_s), *protocol.shape), dtype=np.complex64)
@@ -434,13 +358,3 @@ def _images(obj: _Object, field_hz: FloatArray, offset_rad: Chart, axes: Axes, p
         _slabs(protocol, slab)
         images[echo] = decimate(half_done, 2, factor)
     return images
-
-
-def _squared_steps(field: FloatArray) -> FloatArray:
-    """Sum over the axes of the squared central difference between neighbours, per voxel."""
-    total = np.zeros_like(field)
-    for axis in range(3):
-        step = np.gradient(field, axis=axis)
-        step *= step
-        total += step
-    return total

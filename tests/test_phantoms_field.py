@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phantoms.simulate import box_mean, centred_axes, decimate, dipole_field
+from phantoms.physics import box_mean, centred_axes, decimate, dipole_field
 from recon.types import FloatArray, Vector
 
 SHAPE = (60, 54, 48)

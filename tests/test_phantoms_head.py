@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import gamma
 
-from phantoms.anatomy import LABEL, TISSUES, Head, head
+from phantoms.anatomy import Head, head
+from phantoms.atlas import LABEL, TISSUES
 from phantoms.lesions import DEMO_LESIONS, Kind, Lesion, random_lesion, random_lesions
+from phantoms.physics import centred_axes
 from phantoms.shapes import Axes, Ellipsoid, Tube, mirrored
-from phantoms.simulate import centred_axes
 from recon.types import BadInput, Vector
 
 VOXEL_ML = 2.0**3 / 1000

@@ -9,16 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from phantoms.anatomy import LABEL, TISSUES, Head, head
+from phantoms.anatomy import Head, head
+from phantoms.atlas import LABEL, TISSUES
 from phantoms.lesions import Lesion
+from phantoms.physics import dipole_field, steady_state
 from phantoms.simulate import (
     REFERENCE_PROTOCOL,
     SMALL_PROTOCOL,
     Phantom,
     Protocol,
-    dipole_field,
     simulate,
-    steady_state,
 )
 from recon.types import BadInput, BoolArray
 
