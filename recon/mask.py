@@ -51,7 +51,7 @@ class AutoMask:
     core_level: float = 0.5
     edge_level: float = 0.42
     depth_mm: float = 5.0
-    radii_mm: tuple[float, ...] = (3.0, 4.0, 5.0, 6.5, 8.0, 10.0, 12.0)
+    radii_mm: tuple[float, ...] = (5.0, 6.5, 8.0, 10.0, 12.0)
     skin_contact: float = 0.002
     reach_mm: float = 6.0
     closing_mm: float = 8.0

@@ -112,7 +112,7 @@ def reconstruct(
     traces.append(Trace("field", "region growing, complex fit", residual=float(np.median(field.misfit[work_brain]))))
 
     tell("background", 0)
-    reliable = peeled(work_brain, field.r2s_hz)
+    reliable = peeled(work_brain, echoes.volume(echoes.magnitude[0]))
     weight2 = field_weight(field, reliable, voxel_mm)
     total_ppm = hz_to_ppm(field.field_hz, f0_mhz)
     total_ppm -= np.average(total_ppm, weights=weight2)

@@ -12,9 +12,9 @@ LEAKAGE = 0.02
 """Share of a neighbourhood's signal that leaks into a voxel through the point-spread function."""
 FLOOR_HZ = 0.5
 """Error of the field that does not come from noise."""
-DEPHASED_R2S_HZ = 80.0
-"""Above this R2*, a voxel at the mask's edge holds air or bone: its field is wrong by up to 100 Hz."""
-PEEL_PASSES = 4
+SIGNAL = 0.2
+"""Below this share of the brain's signal in the first echo, a voxel at the mask's edge holds air or bone."""
+PEEL_PASSES = 8
 RIM_MM = 6.0
 """Near the edge, what the echo fit could not explain counts against a voxel; deeper inside it may be a lesion."""
 
@@ -33,13 +33,16 @@ def field_weight(field: FieldMap, mask: BoolArray, voxel_mm: Vector) -> FloatArr
     return weight.astype(np.float32)
 
 
-def peeled(mask: BoolArray, r2s_hz: FloatArray) -> BoolArray:
-    """The mask without dephased voxels at its edge, up to four layers deep where they follow one another.
+def peeled(mask: BoolArray, first_magnitude: FloatArray) -> BoolArray:
+    """The mask without voxels at its edge that have no signal, up to eight layers deep where they follow one another.
 
-    They would act as wrong boundary values of the background field everywhere.
+    Air and bone that a mask lets in have fields wrong by up to 100 Hz, and background removal takes them for boundary
+    values: they spoil the map everywhere. What goes here becomes a source of the background. So a hemorrhage at the
+    surface must stay: it decays fast, but the first echo still sees it.
     """
+    signal = first_magnitude > SIGNAL * np.median(first_magnitude[mask])
     for _ in range(PEEL_PASSES):
-        mask = inner(mask) | (mask & (r2s_hz <= DEPHASED_R2S_HZ))
+        mask = inner(mask) | (mask & signal)
     return mask
 
 

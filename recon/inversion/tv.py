@@ -47,14 +47,14 @@ class NonlinearTv:
         Gradient at which a face keeps half its weight, and the iterations after which faces are reweighted.
     """
 
-    alpha_ppm: float = 5e-4
+    alpha_ppm: float = 4e-4
     mu_gradient: float = 30.0
     mu_data: float = 0.3
     relaxation: float = 1.7
     iterations: int = 60
-    merit_factor: float = 4.0
+    merit_factor: float = 6.0
     merit_at: tuple[int, ...] = (10, 20, 40)
-    reweight_ppm: float = 0.05
+    reweight_ppm: float = 0.02
     reweight_at: tuple[int, ...] = (30, 45)
 
     def __post_init__(self) -> None:
