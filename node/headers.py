@@ -110,8 +110,42 @@ class Header:
 _ADAPTER = TypeAdapter(Header)
 
 
+_NOTHING = Header(
+    sop_class_uid="",
+    sop_instance_uid="",
+    study_uid="",
+    series_uid="",
+    frame_of_reference_uid="",
+    manufacturer="",
+    vendor="",
+    protocol="",
+    series_description="",
+    series_number=None,
+    instance_number=None,
+    sequence="",
+    scan="",
+    rows=0,
+    columns=0,
+    slice_thickness_mm=None,
+    tr_ms=None,
+    flip_deg=None,
+    announced_echoes=None,
+    announced_slices=None,
+    frames=(),
+    own=False,
+    refusal=Refusal("unreadable", "header cannot be read"),
+)
+
+
 def read_header(ds: Dataset) -> Header:
     """What the node keeps of an object's header. Never raises; pixels are not touched."""
+    try:
+        return _read_header(ds)
+    except Exception:  # pydicom decodes on access, and raises nearly anything on nonsense
+        return _NOTHING
+
+
+def _read_header(ds: Dataset) -> Header:
     manufacturer = text(ds, "Manufacturer")
     convention = convention_of(manufacturer)
     component_of = convention.component if convention else standard_component
@@ -165,8 +199,9 @@ def _refusal(
     missing = [keyword for keyword in _UIDS if not text(ds, keyword)]
     if missing:
         return Refusal("unreadable", f"object without {', '.join(missing)}")
-    if ds.SOPClassUID not in {MRImageStorage, EnhancedMRImageStorage}:
-        return Refusal("not-mr-gre", f"not an MR image ({UID(ds.SOPClassUID).name})")
+    sop_class = UID(text(ds, "SOPClassUID"))
+    if sop_class not in {MRImageStorage, EnhancedMRImageStorage}:
+        return Refusal("not-mr-gre", f"not an MR image ({sop_class.name})")
     refuse = convention.refusal if convention else common_refusal
     geometries = {(f.orientation, f.spacing_mm) for f in frames}
     reasons = (

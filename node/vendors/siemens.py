@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from pydicom.dataset import Dataset
 
-from node.errors import Refusal
+from node.errors import Refusal, Refused
 from node.vendors.convention import (
     Announced,
     Component,
@@ -32,7 +33,9 @@ _SINGLE_COIL = re.compile(r"^[A-Z]+\d+$")
 
 
 def _refusal(ds: Dataset) -> Refusal | None:
-    coil = text(ds, (0x0051, 0x100F)) or text(ds, (0x0021, 0x114F))
+    elements: Sequence[Dataset] = ds.get("MultiCoilDefinitionSequence") or ()
+    enhanced = text(elements[0], "MultiCoilElementName") if len(elements) == 1 else ""
+    coil = text(ds, (0x0051, 0x100F)) or text(ds, (0x0021, 0x114F)) or enhanced
     # `H15` is one element; `HEA;HEP`, `HC1-6` and `BC` are combinations.
     if _SINGLE_COIL.match(coil):
         return Refusal("uncombined-coils", f"image of the single coil element {coil}: send combined images")
@@ -49,7 +52,10 @@ def _scan(ds: Dataset) -> str:
 
 
 def _rescale(ds: Dataset, component: Component) -> Rescale:
-    return stored_rescale(ds) or (Rescale(2.0, -4096.0) if component == "P" else Rescale(1.0, 0.0))
+    stored = stored_rescale(ds)
+    if stored is None and component in {"R", "I"}:
+        raise Refused(Refusal("no-scaling", f"Siemens {component} images without RescaleSlope and RescaleIntercept"))
+    return stored or (Rescale(2.0, -4096.0) if component == "P" else Rescale(1.0, 0.0))
 
 
 def _radians_per_unit(low: float, high: float) -> float:  # noqa: ARG001
