@@ -78,9 +78,7 @@ class Header:
     """Name of the convention in `node.vendors`; empty where the manufacturer has none."""
     protocol: str
     """ProtocolName, or SeriesDescription where there is none."""
-    series_description: str
     series_number: int | None
-    instance_number: int | None
     sequence: str
     scan: str
     """What separates two scans of one protocol, as far as the image alone can tell."""
@@ -119,9 +117,7 @@ _NOTHING = Header(
     manufacturer="",
     vendor="",
     protocol="",
-    series_description="",
     series_number=None,
-    instance_number=None,
     sequence="",
     scan="",
     rows=0,
@@ -175,9 +171,7 @@ def _read_header(ds: Dataset) -> Header:
         manufacturer=manufacturer,
         vendor=convention.name if convention else "",
         protocol=text(ds, "ProtocolName") or text(ds, "SeriesDescription"),
-        series_description=text(ds, "SeriesDescription"),
         series_number=_integer(ds, "SeriesNumber"),
-        instance_number=_integer(ds, "InstanceNumber"),
         sequence=text(first, "SequenceName") or text(first, (0x0019, 0x109C)),
         scan=convention.scan(ds) if convention else "",
         rows=_integer(ds, "Rows") or 0,
