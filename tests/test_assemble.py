@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -232,3 +233,22 @@ def test_nothing_real_that_is_not_complex_gradient_echo_starts(vendor_data, dico
     verdicts = judged([dicom_sets.header_only(path) for path in files])
     assert len(verdicts) == 7
     assert {v.refusal.code for v in verdicts} == {"epi-or-mosaic", "no-phase"}
+
+
+def test_every_refusal_is_explained_to_the_administrator():
+    root = Path(__file__).parents[1]
+    modules = (
+        "headers",
+        "assemble",
+        "load",
+        "bids",
+        "vendors/convention",
+        "vendors/siemens",
+        "vendors/ge",
+        "vendors/philips",
+    )
+    code = re.compile(r'(?:Refusal\(\s*|, )"([a-z]+(?:-[a-z]+)+|incomplete|unreadable)"')
+    codes = {found for name in modules for found in code.findall((root / "node" / f"{name}.py").read_text())}
+    explained = set(re.findall(r"`([a-z-]+)`", (root / "docs" / "refusals.md").read_text()))
+    assert {"no-phase", "incomplete", "processed-swi", "suspect-phase"} <= codes
+    assert codes <= explained
