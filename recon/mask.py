@@ -183,7 +183,7 @@ def _smooth_ratio(magnitude: FloatArray, where: BoolArray, grid_mm: Vector, sigm
     weight = ndimage.gaussian_filter(where.astype(np.float32), sigma, truncate=3)
     level = ndimage.gaussian_filter(np.where(where, magnitude, np.float32(0)), sigma, truncate=3)
     ratio: FloatArray = level / np.maximum(weight, 1e-3)
-    return ratio
+    return np.maximum(ratio, np.float32(1e-6) * ratio.max())
 
 
 def _core(bright: BoolArray, depth: FloatArray, grid_mm: Vector, method: AutoMask) -> tuple[BoolArray, float]:
