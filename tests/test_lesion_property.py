@@ -1,8 +1,8 @@
 """Any lesion that the generator makes comes back with its sign, and its mean within a stated band.
 
-The band is 35 % of the true mean, and 60 % below 20 voxels, where most voxels lie on the lesion's surface. It is set by
-bleedings of 1.5 to 2 ppm, whose field turns the phase by more than half a turn between echoes; of 40 draws on another head
-half were within 5 % and the worst was 24 % low.
+The band is 35 % of the true mean, and 60 % below 20 voxels, where most voxels lie on the lesion's surface. It is set
+by bleedings of 1.5 to 2 ppm, whose field turns the phase by more than half a turn between echoes; of 40 draws on
+another head half were within 5 % and the worst was 24 % low.
 """
 
 from dataclasses import replace
