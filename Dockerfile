@@ -28,7 +28,8 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
 
 FROM base
 COPY --from=build /opt/qsm-node /opt/qsm-node
-RUN useradd --system --uid 10001 --user-group --home-dir /data --shell /usr/sbin/nologin qsm-node \
+RUN groupadd --gid 10001 qsm-node \
+    && useradd --uid 10001 --gid qsm-node --no-create-home --home-dir /data --shell /usr/sbin/nologin qsm-node \
     && install --directory --owner=qsm-node --group=qsm-node /data
 # Everything that is written lies in the volume: spool, journal, results, compiled kernels, temporary files.
 ENV PATH=/opt/qsm-node/bin:$PATH \
