@@ -183,7 +183,8 @@ def _smooth_ratio(magnitude: FloatArray, where: BoolArray, grid_mm: Vector, sigm
     weight = ndimage.gaussian_filter(where.astype(np.float32), sigma, truncate=3)
     level = ndimage.gaussian_filter(np.where(where, magnitude, np.float32(0)), sigma, truncate=3)
     ratio: FloatArray = level / np.maximum(weight, 1e-3)
-    return np.maximum(ratio, np.float32(1e-6) * ratio.max())
+    floor: FloatArray = np.maximum(ratio, np.float32(1e-6) * ratio.max())
+    return floor
 
 
 def _core(bright: BoolArray, depth: FloatArray, grid_mm: Vector, method: AutoMask) -> tuple[BoolArray, float]:

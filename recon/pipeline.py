@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from recon.recipe import Recipe
 from recon.solve import Step, run
 from recon.types import Acquisition, BadInput, BoolArray, ChiMap, FieldMap, FloatArray, LocalField, Trace
 from recon.unwrap import region_growing
-from recon.weights import field_weight, peeled, rim_weight
+from recon.weights import FLOOR_HZ, field_weight, peeled, rim_weight
 
 Progress = Callable[[str, float], None]
 """Told the stage and how much of it is done, 0 to 1."""
@@ -113,7 +113,7 @@ def reconstruct(
 
     tell("background", 0)
     reliable = peeled(work_brain, echoes.volume(echoes.magnitude[0]))
-    weight2 = field_weight(field, reliable, voxel_mm)
+    weight2, error_hz = field_weight(field, reliable, voxel_mm)
     total_ppm = hz_to_ppm(field.field_hz, f0_mhz)
     total_ppm -= np.average(total_ppm, weights=weight2)
     local, last = run(
@@ -125,8 +125,9 @@ def reconstruct(
     local = LocalField(local.field_ppm, inner(local.mask))
     weight2 *= rim_weight(field, reliable, voxel_mm)
     rad_per_ppm = 2 * np.pi * f0_mhz * spacing_s
+    inversion = replace(recipe.inversion, alpha_ppm=recipe.inversion.alpha_ppm * error_hz / FLOOR_HZ)
     chi_ppm, last = run(
-        nonlinear_tv(local, weight2, work_brain, rad_per_ppm, voxel_mm, b0_dir, recipe.inversion),
+        nonlinear_tv(local, weight2, work_brain, rad_per_ppm, voxel_mm, b0_dir, inversion),
         _teller(tell, "inversion"),
     )
     traces.append(Trace("inversion", "nonlinear TV", last.iteration, last.residual))

@@ -19,18 +19,19 @@ RIM_MM = 6.0
 """Near the edge, what the echo fit could not explain counts against a voxel; deeper inside it may be a lesion."""
 
 
-def field_weight(field: FieldMap, mask: BoolArray, voxel_mm: Vector) -> FloatArray:
-    r"""Squared data weight, float32 (X, Y, Z), mean 1 over ``mask``, 0 outside.
+def field_weight(field: FieldMap, mask: BoolArray, voxel_mm: Vector) -> tuple[FloatArray, float]:
+    r"""Squared data weight, float32 (X, Y, Z), mean 1 over ``mask``, 0 outside; and the error in Hz behind it.
 
     .. math:: W^2 \propto 1 / (\sigma_f^2 (1 + (0.02 A_{5 mm} / \sigma)^2) + (0.5 Hz)^2)
 
-    with the field's standard deviation, the mean amplitude over 5 mm and the noise of the signal.
+    with the field's standard deviation, the mean amplitude over 5 mm and the noise of the signal. The error is
+    the one of a voxel of weight 1.
     """
     around = uniform_filter(field.amplitude, [max(1, round(5 / h)) for h in voxel_mm])
     variance = field.sd_hz**2 * (1 + (LEAKAGE * around / field.noise) ** 2) + FLOOR_HZ**2
     weight = np.where(mask, 1 / variance, np.float32(0))
-    weight /= weight[mask].mean(dtype=np.float64)
-    return weight.astype(np.float32)
+    mean = float(weight[mask].mean(dtype=np.float64))
+    return (weight / np.float32(mean)).astype(np.float32), mean**-0.5
 
 
 def peeled(mask: BoolArray, first_magnitude: FloatArray) -> BoolArray:

@@ -32,7 +32,7 @@ class NonlinearTv:
     Parameters
     ----------
     alpha_ppm
-        Weight of total variation, ppm.
+        Weight of total variation, ppm, for a field that is known to 0.5 Hz; in proportion where the noise is higher.
     mu_gradient
         ADMM penalty of the gradient split, in units of ``alpha_ppm``.
     mu_data
