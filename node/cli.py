@@ -8,11 +8,11 @@ import json
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -71,11 +71,11 @@ def serve(config: ConfigFile = None) -> None:
     os.umask(0o077)
     settings = _settings(config)
     configure()
-    ended = threading.Event()
+    ended: SimpleQueue[int] = SimpleQueue()  # its put, unlike Event.set, may interrupt its own get
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, lambda number, _: ended.put(number))
     with _told(), Node(settings):
-        ended.wait()
+        ended.get()
 
 
 @app.command()

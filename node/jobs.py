@@ -110,6 +110,7 @@ class SpawnedWorker(ProcessPoolExecutor):
 
     def __init__(self, threads: int, cache_dir: Path) -> None:
         theirs, self._ours = multiprocessing.Pipe(duplex=False)
+        self._killing = threading.Lock()
         super().__init__(
             max_workers=1,
             mp_context=multiprocessing.get_context("spawn"),
@@ -118,9 +119,10 @@ class SpawnedWorker(ProcessPoolExecutor):
         )
 
     def kill(self) -> None:
-        """End the process at once; the running job's future raises `BrokenProcessPool`."""
-        self._ours.close()
-        self.shutdown(wait=True, cancel_futures=True)
+        """End the process at once, from any thread; the running job's future raises `BrokenProcessPool`."""
+        with self._killing:
+            self._ours.close()
+            self.shutdown(wait=True, cancel_futures=True)
 
 
 def _initialise(threads: int, cache_dir: str, parent: Connection) -> None:

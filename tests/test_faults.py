@@ -88,7 +88,7 @@ class Served:
         """SIGTERM, if it runs."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
-            assert self.process.wait(30) == 0
+            assert self.process.wait(30) == 0, self.log.read_text()
 
     def jobs(self, *arguments: str) -> str:
         """What `qsm-node jobs` prints."""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,6 +120,18 @@ def test_a_running_job_can_be_cut_off(worker: SpawnedWorker, tmp_path: Path, eve
     with pytest.raises(BrokenExecutor):
         running.result(60)
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_worker_can_be_killed_from_many_threads_at_once(
+    worker: SpawnedWorker, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    """The node's stop and the loop that sees its worker die do just that."""
+    running = worker.submit(hang, tmp_path / "started")
+    eventually((tmp_path / "started").exists, "the job runs")
+    with ThreadPoolExecutor(8) as threads:
+        kills = [threads.submit(worker.kill) for _ in range(8)]
+    assert [kill.exception() for kill in kills] == [None] * 8
+    assert isinstance(running.exception(60), BrokenExecutor)
 
 
 def test_the_worker_ends_when_its_parent_is_killed(tmp_path: Path, eventually: Callable[..., None]) -> None:
