@@ -11,11 +11,9 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-import sqlite3
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import cast
 
 from pydicom.dataset import Dataset
@@ -55,14 +53,6 @@ _MAXIMUM_ASSOCIATIONS = 64
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 log = get_logger("node.receive")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Status of a C-STORE response and, for people, what it means."""
-
-    status: int
-    comment: str = ""
 
 
 class Receiver:
@@ -150,35 +140,38 @@ class Receiver:
     # --- what is kept
 
     def _on_store(self, event: evt.Event) -> Dataset:
-        sender: str = event.assoc.requestor.ae_title
+        sender = event.assoc.requestor.ae_title
         if sender == HEALTH_AE_TITLE:
-            return _response(Answer(NOT_AUTHORISED))
+            return _response(NOT_AUTHORISED)
+        try:
+            return self._answer(event, sender)
+        except NoSpace as why:
+            log.warning("refused: no space", reason=str(why), sender=sender)
+            return _response(OUT_OF_RESOURCES, str(why))
+        except Exception as error:
+            log.exception("refused: cannot store", sender=sender)
+            full = getattr(error, "errno", None) in _DISK_FULL or "disk is full" in str(error)
+            return _response(OUT_OF_RESOURCES if full else PROCESSING_FAILURE, "cannot store, see the node's log")
+
+    def _answer(self, event: evt.Event, sender: str) -> Dataset:
         request = cast(C_STORE, event.request)
         uid, sop_class = str(request.AffectedSOPInstanceUID), str(request.AffectedSOPClassUID)
         try:
-            answer = self._take(event, sop_class, uid, sender)
+            self._take(event, sop_class, uid, sender)
         except NotForUs as why:
             log.debug("ignored", reason=str(why), sender=sender, instance=uid)
             self._journal.count("ignored", str(why), sender)
-            answer = Answer(SUCCESS)
         except Unreadable as why:
             log.warning("rejected", reason=str(why), sender=sender, instance=uid)
             self._journal.count("rejected", str(why), sender)
-            answer = Answer(CANNOT_UNDERSTAND, str(why))
-        except NoSpace as why:
-            log.warning("refused: no space", reason=str(why), sender=sender)
-            answer = Answer(OUT_OF_RESOURCES, str(why))
-        except (OSError, sqlite3.OperationalError) as error:
-            log.exception("refused: cannot write", sender=sender)
-            full = getattr(error, "errno", None) in _DISK_FULL or "full" in str(error)
-            answer = Answer(OUT_OF_RESOURCES if full else PROCESSING_FAILURE, "cannot write")
-        return _response(answer)
+            return _response(CANNOT_UNDERSTAND, str(why))
+        return _response(SUCCESS)
 
-    def _take(self, event: evt.Event, sop_class: str, uid: str, sender: str) -> Answer:
+    def _take(self, event: evt.Event, sop_class: str, uid: str, sender: str) -> None:
         data = event.encoded_dataset(include_meta=False)
         sha256 = digest(data)
         if self._journal.seen(uid) == sha256:
-            return Answer(SUCCESS)
+            return
         head = b"\0" * 128 + b"DICM" + encode_file_meta(event.file_meta)
         header = examine(sop_class, uid, head + data)
         self._spool.keep(sha256, (head, data))
@@ -187,7 +180,6 @@ class Receiver:
         )
         if outcome == "conflict":
             log.warning("same instance UID, other content: the first is used", sender=sender, instance=uid)
-        return Answer(SUCCESS)
 
 
 def guard(connection: AssociationSocket, alarm: Callable[[str], None]) -> None:
@@ -254,9 +246,9 @@ def _own_address(assoc: Association) -> str:
     return str(cast(socket.socket, connection.socket).getsockname()[0])
 
 
-def _response(answer: Answer) -> Dataset:
+def _response(status: int, comment: str = "") -> Dataset:
     ds = Dataset()
-    ds.Status = answer.status
-    if answer.comment:
-        ds.ErrorComment = answer.comment[:64]
+    ds.Status = status
+    if comment:
+        ds.ErrorComment = comment[:64]
     return ds

@@ -192,6 +192,7 @@ def test_without_a_journal_row_there_is_no_success(
     assert status_when(sqlite3.OperationalError("disk I/O error")) == 0x0110
     assert status_when(OSError(28, "No space left on device")) == 0xA700
     assert status_when(OSError(30, "Read-only file system")) == 0x0110
+    assert status_when(ZeroDivisionError("a defect")) == 0x0110
     assert node.journal.seen(ds.SOPInstanceUID) is None
     assert store(node, ds) == [SUCCESS]
 
