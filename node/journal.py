@@ -35,6 +35,7 @@ _SCHEMA = f"""
 CREATE TABLE acquisition (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, study_uid TEXT NOT NULL, state TEXT NOT NULL,
     code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', changed_at REAL NOT NULL) STRICT;
+CREATE INDEX acquisition_open ON acquisition (id) WHERE state = 'receiving';
 CREATE TABLE instance (
     sop_instance_uid TEXT PRIMARY KEY, acquisition_id INTEGER NOT NULL REFERENCES acquisition, sha256 TEXT NOT NULL,
     sender TEXT NOT NULL, header TEXT NOT NULL, received_at REAL NOT NULL) STRICT;
@@ -182,9 +183,9 @@ class Journal:
         """The acquisitions that are neither complete nor given a reason why not."""
         with self._lock:
             rows = self._db.execute(
-                "SELECT acquisition_id, COUNT(*), json_group_array(DISTINCT sender) FROM instance "
-                "JOIN acquisition ON acquisition.id = acquisition_id WHERE state = 'receiving' "
-                "GROUP BY acquisition_id"
+                "SELECT acquisition.id, COUNT(*), json_group_array(DISTINCT sender) "
+                "FROM acquisition CROSS JOIN instance ON acquisition_id = acquisition.id "  # few are open
+                "WHERE state = 'receiving' GROUP BY acquisition.id"
             ).fetchall()
         return [Gathering(id_, count, frozenset(json.loads(senders))) for id_, count, senders in rows]
 
