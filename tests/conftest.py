@@ -19,9 +19,6 @@ _threads = str(max(1, (os.cpu_count() or 1) // _workers))
 for _variable in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, _threads)
 
-# Compiled kernels, for the nodes that tests start, too.
-os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "numba"))
-
 # Kernels are compiled once for all test processes and for the workers that nodes under test spawn.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "numba"))
 
