@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from multiprocessing.connection import Connection
@@ -51,9 +52,10 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The derived objects, with paths relative to the job's folder."""
+    """The derived objects, with paths relative to the job's folder, and what a reader of them should know."""
 
     results: tuple[Result, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class SpawnedWorker(ProcessPoolExecutor):
     threads
         Of the numerics; 0 leaves the choice to them.
     cache_dir
-        Writable folder for compiled kernels, unless ``NUMBA_CACHE_DIR`` names one.
+        Folder for compiled kernels, unless ``NUMBA_CACHE_DIR`` names one that can be written.
     """
 
     def __init__(self, threads: int, cache_dir: Path) -> None:
@@ -130,9 +132,15 @@ def _initialise(threads: int, cache_dir: str, parent: Connection) -> None:
     os.umask(0o077)
     if threads:
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
-    os.environ.setdefault("NUMBA_CACHE_DIR", cache_dir)
-    Path(os.environ["NUMBA_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
+    candidates = (os.environ.get("NUMBA_CACHE_DIR", cache_dir), cache_dir)
+    os.environ["NUMBA_CACHE_DIR"] = next(filter(_can_be_written, candidates), cache_dir)
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+
+
+def _can_be_written(folder: str) -> bool:
+    with suppress(OSError):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    return os.access(folder, os.W_OK)
 
 
 def _die_with(parent: Connection) -> None:

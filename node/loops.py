@@ -225,7 +225,7 @@ class Reconstructor:
                 Result(r.series, r.sop_class_uid, r.sop_instance_uid, str(folder / r.path), r.sha256)
                 for r in outcome.results
             ]
-            self._finish(job, results, time.monotonic() - start_s)
+            self._finish(job, results, time.monotonic() - start_s, outcome.warnings)
 
     def _outcome(self, spec: JobSpec) -> JobOutcome | None:
         """What the worker says; None if it is lost."""
@@ -235,21 +235,29 @@ class Reconstructor:
             worker = self._worker = self._worker or self._new_worker()
         try:
             outcome: JobOutcome = worker.submit(run_job, spec).result(JOB_LIMIT_S)
-        except (RuntimeError, CancelledError, TimeoutError):  # BrokenProcessPool is a RuntimeError
-            with self._lock:
-                self._worker = None
-            worker.kill()
+        except TimeoutError:
+            self._drop(worker)
+            limit = f"the reconstruction did not end within {JOB_LIMIT_S / 3600:g} hours"
+            return Failed(Refusal("time-limit", limit), transient=False)
+        except (RuntimeError, CancelledError):  # BrokenProcessPool is a RuntimeError
+            self._drop(worker)
             return None
         return outcome
 
-    def _finish(self, job: Job, results: list[Result], took_s: float) -> None:
+    def _drop(self, worker: Worker) -> None:
+        with self._lock:
+            self._worker = None
+        worker.kill()
+
+    def _finish(self, job: Job, results: list[Result], took_s: float, warnings: tuple[str, ...]) -> None:
         destinations = self._settings.destinations(job.senders)
         if not self._journal.finish(job, results, destinations):
             log.info("result dropped: an image came late", job=job.id, acquisition=job.acquisition_id)
             return
         log.info(
-            "job done", job=job.id, acquisition=job.acquisition_id, objects=len(results), seconds=round(took_s, 1)
-        )
+            "job done", job=job.id, acquisition=job.acquisition_id, objects=len(results), seconds=round(took_s, 1),
+            warnings=warnings,
+        )  # fmt: skip
         if not destinations:
             log.warning("nowhere to send", job=job.id, senders=sorted(job.senders))
         self._done()

@@ -12,6 +12,7 @@ from node.errors import NodeError, Refusal, Refused, TransientError
 from node.jobs import Done, Failed, JobOutcome, JobSpec
 from node.load import load
 from node.log import places
+from node.provenance import stage_warnings
 from node.records import Result
 from recon.pipeline import reconstruct
 from recon.recipe import RECIPES
@@ -27,7 +28,7 @@ def work(spec: JobSpec) -> JobOutcome:
         derived = write_derived(source, result, spec.folder, spec.derived_at, options)
     except Exception as error:
         return Failed(_why(error), isinstance(error, TransientError | MemoryError | OSError))
-    return Done(tuple(_result(spec, item) for item in derived))
+    return Done(tuple(_result(spec, item) for item in derived), (*source.warnings, *stage_warnings(result)))
 
 
 def _result(spec: JobSpec, item: Derived) -> Result:

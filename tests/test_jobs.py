@@ -107,6 +107,15 @@ def test_the_worker_is_a_process_of_its_own_with_its_settings(worker: SpawnedWor
     assert (tmp_path / "cache").is_dir()
 
 
+def test_a_cache_folder_that_cannot_be_written_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/proc/no-such-folder")
+    worker = SpawnedWorker(1, tmp_path / "cache")
+    try:
+        assert worker.submit(where).result(60)[2] == str(tmp_path / "cache")
+    finally:
+        worker.kill()
+
+
 def test_a_worker_that_dies_says_so(worker: SpawnedWorker) -> None:
     with pytest.raises(BrokenExecutor):
         worker.submit(die).result(60)
@@ -302,6 +311,13 @@ def test_a_job_that_always_kills_its_worker_ends_failed_and_the_next_one_runs(be
     b.journal.complete(gathering, "default", DERIVED_AT)
     b.loop.step()
     assert [s.state for s in summaries(b.journal)] == ["failed", "delivering"]
+
+
+def test_a_job_without_end_is_ended_and_not_tried_again(bench: MakeBench) -> None:
+    b = bench(TimeoutError())
+    b.loop.step()
+    assert (b.summary.state, b.summary.code, b.worker.killed) == ("failed", "time-limit", 1)
+    assert "within 2 hours" in b.summary.sentence
 
 
 def test_a_job_that_takes_the_node_with_it_is_not_tried_for_ever(bench: MakeBench) -> None:
