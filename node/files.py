@@ -31,7 +31,7 @@ def read_dataset(path: Path) -> Dataset:
     except InvalidDicomError as error:
         raise Unreadable(f"{path.name}: not a DICOM file") from error
     except (EOFError, ValueError, NotImplementedError, KeyError, AttributeError, TypeError) as error:
-        raise Unreadable(f"{path.name}: damaged DICOM file ({error})") from error
+        raise Unreadable(f"{path.name}: damaged DICOM file ({type(error).__name__})") from error
 
 
 def read_pixels(ds: Dataset) -> npt.NDArray[np.generic]:
@@ -45,7 +45,9 @@ def read_pixels(ds: Dataset) -> npt.NDArray[np.generic]:
     try:
         pixels = ds.pixel_array
     except (AttributeError, EOFError, ValueError, NotImplementedError, RuntimeError, KeyError, TypeError) as error:
-        raise Unreadable(f"object {ds.get('SOPInstanceUID', '?')}: pixels cannot be read ({error})") from error
+        raise Unreadable(
+            f"object {ds.get('SOPInstanceUID', '?')}: pixels cannot be read ({type(error).__name__})"
+        ) from error
     shape = (-1, int(ds.Rows), int(ds.Columns))
     return pixels.reshape(shape)
 

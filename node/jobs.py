@@ -1,4 +1,4 @@
-"""One reconstruction as a job: what it needs, what it yields, and the process that runs it.
+"""The process that runs reconstructions.
 
 `run_job` is the function that a worker executes, here or elsewhere; only paths and small values cross the border.
 What it does is in `node.work`. Knows neither the journal nor the network.
@@ -12,61 +12,13 @@ import signal
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from node.errors import Refusal
-from node.records import Result
+from node.records import JobOutcome, JobSpec
 
 _THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-@dataclass(frozen=True, slots=True)
-class JobSpec:
-    """Everything a worker has to know. Equal specifications yield equal bytes.
-
-    Parameters
-    ----------
-    paths
-        Source images.
-    recipe
-        A name in `recon.recipe.RECIPES`.
-    derived_at
-        Time of derivation that the derived objects state.
-    folder
-        Where the derived objects go; made if absent.
-    segmentation, parametric_map
-        Whether these are written too.
-    """
-
-    paths: tuple[Path, ...]
-    recipe: str
-    derived_at: datetime
-    folder: Path
-    segmentation: bool = False
-    parametric_map: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The derived objects, with paths relative to the job's folder, and what a reader of them should know."""
-
-    results: tuple[Result, ...]
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Why there are none, and whether another attempt may end differently."""
-
-    refusal: Refusal
-    transient: bool
-
-
-JobOutcome = Done | Failed
 
 
 def run_job(spec: JobSpec) -> JobOutcome:

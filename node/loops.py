@@ -21,10 +21,10 @@ from node.assemble import Verdict, judge
 from node.config import Settings
 from node.errors import Refusal
 from node.headers import Header
-from node.jobs import Failed, JobOutcome, JobSpec, Worker, run_job
+from node.jobs import Worker, run_job
 from node.journal import Journal
 from node.log import get_logger, places
-from node.records import Delivery, Gathering, Job, Result
+from node.records import Delivery, Failed, Gathering, Job, JobOutcome, JobSpec, Result
 from node.spool import Spool
 
 MAX_ATTEMPTS = 3

@@ -1,9 +1,12 @@
-"""What the journal hands out and takes in: frozen values, no behaviour."""
+"""What passes between journal, loops and workers: frozen values, no behaviour."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
+
+from node.errors import Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +68,48 @@ class Delivery:
     sha256: str
     attempts: int
     queued_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """Everything a worker has to know. Equal specifications yield equal bytes.
+
+    Parameters
+    ----------
+    paths
+        Source images.
+    recipe
+        A name in `recon.recipe.RECIPES`.
+    derived_at
+        Time of derivation that the derived objects state.
+    folder
+        Where the derived objects go; made if absent.
+    segmentation, parametric_map
+        Whether these are written too.
+    """
+
+    paths: tuple[Path, ...]
+    recipe: str
+    derived_at: datetime
+    folder: Path
+    segmentation: bool = False
+    parametric_map: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The derived objects, with paths relative to the job's folder, and what a reader of them should know."""
+
+    results: tuple[Result, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why there are none, and whether another attempt may end differently."""
+
+    refusal: Refusal
+    transient: bool
+
+
+JobOutcome = Done | Failed

@@ -9,11 +9,10 @@ import re
 
 from node.derive import Derived, DeriveOptions, write_derived
 from node.errors import NodeError, Refusal, Refused, TransientError
-from node.jobs import Done, Failed, JobOutcome, JobSpec
 from node.load import load
 from node.log import places
 from node.provenance import stage_warnings
-from node.records import Result
+from node.records import Done, Failed, JobOutcome, JobSpec, Result
 from recon.pipeline import reconstruct
 from recon.recipe import RECIPES
 from recon.types import ReconError

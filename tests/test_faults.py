@@ -26,8 +26,9 @@ from node.association import on_open
 from node.config import Peer, Settings
 from node.deliver import echo
 from node.errors import Refusal
-from node.jobs import Failed, InlineWorker, JobOutcome, JobSpec
+from node.jobs import InlineWorker
 from node.overview import summaries
+from node.records import Failed, JobOutcome, JobSpec
 from node.service import Node
 
 COMMAND = "from node.cli import main; main()"

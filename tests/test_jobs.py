@@ -18,11 +18,11 @@ import pytest
 
 from node.config import Peer, Settings
 from node.errors import Refusal
-from node.jobs import Done, Failed, InlineWorker, JobOutcome, JobSpec, SpawnedWorker, run_job
+from node.jobs import InlineWorker, SpawnedWorker, run_job
 from node.journal import Journal
 from node.loops import MAX_ATTEMPTS, RETRY_AFTER_S, Reconstructor
 from node.overview import Summary, summaries
-from node.records import Received, Result
+from node.records import Done, Failed, JobOutcome, JobSpec, Received, Result
 from node.spool import Spool
 
 DERIVED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
