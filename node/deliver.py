@@ -116,9 +116,13 @@ def _why_not(assoc: Association, peer: Peer) -> str:
 
 def _store(assoc: Association, peer: Peer, item: Item) -> Sent:
     try:
-        status = assoc.send_c_store(pydicom.dcmread(item.path)).get("Status")
+        ds = pydicom.dcmread(item.path)
     except FileNotFoundError:
         return Sent(False, f"{item.path.name} is no longer in the data folder")
+    except Exception as error:  # a damaged file must not hold up the others
+        return Sent(False, f"{item.path.name} in the data folder cannot be read ({type(error).__name__})")
+    try:
+        status = assoc.send_c_store(ds).get("Status")
     except ValueError:
         return Sent(False, f"{peer.ae_title} does not accept {UID(item.sop_class_uid).name}")
     except RuntimeError:

@@ -24,7 +24,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from node import __version__
 from node.archive import parametric_map, segmentation
 from node.errors import PermanentError
-from node.files import sync_folder, write_whole
+from node.files import make_folder, sync_folder, write_whole
 from node.identity import IMPLEMENTATION_UID, is_own
 from node.inherit import inherited
 from node.load import Source
@@ -103,7 +103,7 @@ def write_derived(
         The result holds NaN or infinity, or does not lie on the grid of the source.
     """
     provenance = Provenance(source, result, derived_at, options.supplied_mask_sha256)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     written = []
     for series, ds in _objects(source, result, provenance, options):
         path = folder / f"{series}-{ds.InstanceNumber:04d}.dcm"

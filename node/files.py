@@ -66,6 +66,14 @@ def write_whole(path: Path, content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder and what lies above it, so that it survives a loss of power."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(mode, parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)

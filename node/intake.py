@@ -64,7 +64,7 @@ def examine(sop_class_uid: str, sop_instance_uid: str, part10: bytes) -> Header:
     Raises
     ------
     NotForUs
-        Not an MR image, or derived by this product.
+        Not an MR image, derived by this product, or compressed in a way that is lossy or cannot be decoded here.
     Unreadable
         Not a data set, truncated, not the object that was announced, or pixels that cannot be decoded.
     """
@@ -79,6 +79,9 @@ def examine(sop_class_uid: str, sop_instance_uid: str, part10: bytes) -> Header:
         raise Unreadable("the data set is not the object that the C-STORE request announced, or is cut off")
     if header.own:
         raise NotForUs("derived by this product, sent back")
+    syntax = ds.file_meta.TransferSyntaxUID
+    if syntax not in IMAGE_TRANSFER_SYNTAXES:
+        raise NotForUs(f"MR image in {syntax.name}: lossy, or not to be decoded here; send it uncompressed")
     if header.refusal and header.refusal.code == "unreadable":
         raise Unreadable(header.refusal.sentence)
     _check_pixels(ds)

@@ -141,10 +141,7 @@ class Journal:
             if before == obj.sha256:
                 return "duplicate"
             if before is not None:
-                reason = (
-                    f"{obj.sop_instance_uid} came with other content than before: the first is used, "
-                    f"the other is kept as {obj.sha256}.dcm"
-                )
+                reason = "an instance UID came again with other content or encoding: the first is used"
                 self._count(db, "conflict", reason, obj.sender, now)
                 return "conflict"
             (acquisition,) = db.execute(

@@ -31,6 +31,9 @@ MAX_ATTEMPTS = 3
 RETRY_AFTER_S = 10.0
 JOB_LIMIT_S = 2 * 3600.0
 PARALLEL_ASSOCIATIONS = 4
+BREATH_S = 5.0
+"""An acquisition that is announced to be whole starts after this pause, or when its senders have ended: a scan may
+send real and imaginary images after magnitude and phase."""
 
 log = get_logger("node.loops")
 
@@ -115,8 +118,11 @@ class Gatherer:
         gatherings = self._journal.receiving()
         self._looks = {g.id: self._look(g) for g in gatherings}
         for look in self._looks.values():
-            quiet = self._monotonic() - look.since_s >= self._settings.quiet_s and not look.gathering.senders & busy
-            if look.verdict.state == "announced" or (quiet and look.verdict.state == "whole"):
+            silence_s = self._monotonic() - look.since_s
+            sending = bool(look.gathering.senders & busy)
+            quiet = silence_s >= self._settings.quiet_s and not sending
+            early = not sending or silence_s >= min(BREATH_S, self._settings.quiet_s)
+            if (early and look.verdict.state == "announced") or (quiet and look.verdict.state == "whole"):
                 self._complete(look)
             elif quiet and look.verdict.refusal:
                 self._settle(look, look.verdict.refusal)

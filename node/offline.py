@@ -19,14 +19,15 @@ from pydicom.misc import is_dicom
 from node import bids
 from node.assemble import acquisition_key
 from node.derive import DeriveOptions, write_derived
-from node.errors import NodeError, Refused, Unreadable
+from node.errors import Refused, Unreadable
 from node.files import read_dataset
 from node.headers import Header, read_header
 from node.load import load
 from node.provenance import stage_warnings
+from node.work import why
 from recon.pipeline import Result, reconstruct
 from recon.recipe import Recipe
-from recon.types import Acquisition, BoolArray, NoMask, ReconError
+from recon.types import Acquisition, BoolArray, NoMask
 
 Progress = Callable[[str, str, float], None]
 """Told the acquisition, the stage and how much of it is done, 0 to 1."""
@@ -126,8 +127,8 @@ def _attempt(name: str, work: _Work) -> Outcome:
         return Outcome(name, "refused", str(error))
     except NoMask as error:
         return Outcome(name, "refused", f"no-mask: {error}")
-    except (NodeError, ReconError) as error:
-        return Outcome(name, "failed", str(error))
+    except Exception as error:  # one acquisition must not take the others along
+        return Outcome(name, "failed", why(error).sentence)
     where = files[0].parent
     return Outcome(name, "done", f"{len(files)} files in {where}", tuple(files), tuple(warnings))
 

@@ -50,8 +50,9 @@ class Provenance:
         return *uids, __version__, recipe_digest(self.result.recipe), self.supplied_mask_sha256
 
     def series_number(self, offset: int) -> int:
-        """A hundred times the source's, plus an offset."""
-        return int(self.source.templates[0][0].get("SeriesNumber") or 0) * 100 + offset
+        """A hundred times the source's, plus an offset; the offset alone where that is no VR IS (PS3.5 6.2)."""
+        number = int(self.source.templates[0][0].get("SeriesNumber") or 0) * 100 + offset
+        return number if abs(number) < 2**31 else offset
 
     def source_images(self, k: int) -> list[Dataset]:
         """The images of slice ``k``, over echoes and components; PS3.3 C.7.6.1.1.4, purpose from CID 7202."""
@@ -79,7 +80,8 @@ class Provenance:
         ds.ContributingEquipmentSequence = [
             _processing(text, self.derived_at) for text in parameters(self.result.recipe)
         ]
-        date, time = self.derived_at.strftime("%Y%m%d"), self.derived_at.strftime("%H%M%S")
+        local = _in_zone(self.derived_at, str(scanner.get("TimezoneOffsetFromUTC", "")))
+        date, time = local.strftime("%Y%m%d"), local.strftime("%H%M%S")
         for moment in ("Series", "Content", "InstanceCreation"):
             setattr(ds, f"{moment}Date", date)
             setattr(ds, f"{moment}Time", time)
@@ -128,6 +130,14 @@ def short_text(sentences: Sequence[str]) -> str:
             break
         kept = f"{kept} {sentence}".lstrip()
     return kept
+
+
+def _in_zone(moment: datetime, offset: str) -> datetime:
+    """The moment in the time zone that the study states (PS3.3 C.12.1.1.8), or as it is where it states none."""
+    try:
+        return moment.astimezone(datetime.strptime(offset.strip(), "%z").tzinfo)
+    except ValueError:
+        return moment
 
 
 def _source_item(image: SourceImage) -> Dataset:

@@ -50,6 +50,8 @@ MAXIMUM_PDU = 131072
 _LARGEST_MESSAGE = 1 << 20
 """No PDU is longer: an association request has at most 128 presentation contexts."""
 _MAXIMUM_ASSOCIATIONS = 64
+_LONGEST_SILENCE_S = 600.0
+"""A sender that says nothing for so long, and for three quiet times, is taken for dead."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 log = get_logger("node.receive")
@@ -69,6 +71,7 @@ class Receiver:
         ae = AE(self._settings.ae_title)
         ae.maximum_pdu_size = MAXIMUM_PDU
         ae.maximum_associations = _MAXIMUM_ASSOCIATIONS
+        ae.network_timeout = max(_LONGEST_SILENCE_S, 3 * self._settings.quiet_s)
         ae.require_called_aet = True
         ae.require_calling_aet = [*self._peers, HEALTH_AE_TITLE]
         self._ae = ae
@@ -179,7 +182,10 @@ class Receiver:
             Received(header.study_uid, acquisition_key(header), uid, sha256, sender, header.to_json())
         )
         if outcome == "conflict":
-            log.warning("same instance UID, other content: the first is used", sender=sender, instance=uid)
+            log.warning(
+                "same instance UID, other content or encoding: the first is used, the other kept",
+                sender=sender, instance=uid, kept=f"{sha256}.dcm",
+            )  # fmt: skip
 
 
 def guard(connection: AssociationSocket, alarm: Callable[[str], None]) -> None:
@@ -212,12 +218,15 @@ def guard(connection: AssociationSocket, alarm: Callable[[str], None]) -> None:
 
 
 def _storage_contexts(proposed: list[PresentationContext]) -> list[PresentationContext]:
-    """What is accepted of a proposal: every storage class, private ones too; images only in what can be decoded."""
+    """What is accepted of a proposal: every storage class, private ones too; images best in what can be decoded."""
     contexts = []
     for context in proposed:
         uid = UID(str(context.abstract_syntax))
         if uid in IMAGE_CLASSES:
-            contexts.append(build_context(uid, list(IMAGE_TRANSFER_SYNTAXES)))
+            usable: list[str | UID] = [
+                syntax for syntax in IMAGE_TRANSFER_SYNTAXES if syntax in context.transfer_syntax
+            ]
+            contexts.append(build_context(uid, usable or list(context.transfer_syntax)))
         elif _is_storage(uid):
             contexts.append(build_context(uid, list(context.transfer_syntax)))
     return contexts

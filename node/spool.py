@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from node.errors import TransientError
-from node.files import sync_folder
+from node.files import make_folder, sync_folder
 
 
 class NoSpace(TransientError):
@@ -34,7 +34,7 @@ class Spool:
     def __init__(self, folder: Path, min_free_bytes: int = 0) -> None:
         self.folder = folder
         self._min_free_bytes = min_free_bytes
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder, 0o700)
 
     def path(self, sha256: str) -> Path:
         """Where the object with this data set is, or will be."""

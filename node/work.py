@@ -26,7 +26,7 @@ def work(spec: JobSpec) -> JobOutcome:
         result = reconstruct(source.acquisition, RECIPES[spec.recipe])
         derived = write_derived(source, result, spec.folder, spec.derived_at, options)
     except Exception as error:
-        return Failed(_why(error), isinstance(error, TransientError | MemoryError | OSError))
+        return Failed(why(error), isinstance(error, TransientError | MemoryError | OSError))
     return Done(tuple(_result(spec, item) for item in derived), (*source.warnings, *stage_warnings(result)))
 
 
@@ -35,7 +35,8 @@ def _result(spec: JobSpec, item: Derived) -> Result:
     return Result(item.series, str(item.sop_class_uid), str(item.sop_instance_uid), str(path), item.sha256)
 
 
-def _why(error: Exception) -> Refusal:
+def why(error: Exception) -> Refusal:
+    """What went wrong as code and sentence, without quoting data."""
     match error:
         case Refused():
             return error.refusal

@@ -39,7 +39,7 @@ class ComplexFit:
     offset_sigma_mm: float = 6.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.offset_block_mm <= 0 or self.offset_sigma_mm <= 0:
+        if not all(x > 0 for x in (self.steps, self.offset_block_mm, self.offset_sigma_mm)):
             raise BadRecipe(f"ComplexFit needs positive parameters, got {self}")
 
 
@@ -126,6 +126,27 @@ def _pair_phase(echoes: Echoes, pairs: npt.NDArray[np.int64]) -> tuple[FloatArra
 def _wrapped(phase: FloatArray) -> FloatArray:
     turns: FloatArray = np.round(phase / np.float32(2 * np.pi))
     return phase - np.float32(2 * np.pi) * turns
+
+
+def whole_turns(echoes: Echoes, field_hz: FloatArray) -> int:
+    """Turns per echo spacing to add to a field that is unwrapped in space but known to whole turns only.
+
+    The field with the right number of turns explains all echoes: after taking it out, they have one phase. At even
+    spacing every number does, and 0 is given.
+    """
+    spacing_s = echo_spacing_s(echoes.te_s)
+    if len(echoes.te_s) < 3 or np.ptp(np.diff(echoes.te_s)) < 0.01 * spacing_s:
+        return 0
+    bright = np.argsort(echoes.magnitude[0])[-20_000:]
+    magnitude, phase = echoes.magnitude[:, bright], echoes.phase[:, bright]
+    total = np.empty(bright.size, dtype=np.complex64)
+
+    def agreement(turns: int) -> float:
+        field = field_hz[bright] + np.float32(turns / spacing_s)
+        kernels.demodulated_sum(magnitude, phase, field, echoes.te_s, np.arange(len(echoes.te_s)), total)
+        return float(np.abs(total).sum(dtype=np.float64))
+
+    return max(range(-3, 4), key=lambda turns: (agreement(turns), -abs(turns)))
 
 
 def phase_offset(echoes: Echoes, field_hz: FloatArray, fit: ComplexFit) -> FloatArray:

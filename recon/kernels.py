@@ -1,8 +1,8 @@
 """Numba kernels, nothing else: flat loops over voxels, float32, no fresh memory.
 
 Each kernel's formula stands above it; who calls it knows why. Literals are float32 constants, because one
-float64 literal would turn the loop into float64. Sums over the volume are kept per x-slab and added by the
-caller, so that results do not depend on the number of threads.
+float64 literal would turn the loop into float64. No kernel sums over the volume, so results do not depend on the
+number of threads.
 """
 
 from __future__ import annotations
@@ -107,9 +107,9 @@ def trilinear(coarse: ComplexArray, block: Any, index: Any, shape: Any, fine: Co
     for i in numba.prange(index.shape[0]):
         x, rest = divmod(index[i], shape[1] * shape[2])
         y, z = divmod(rest, shape[2])
-        px = min(max((x + HALF) / np.float32(block[0]) - HALF, ZERO), np.float32(cx - 1))
-        py = min(max((y + HALF) / np.float32(block[1]) - HALF, ZERO), np.float32(cy - 1))
-        pz = min(max((z + HALF) / np.float32(block[2]) - HALF, ZERO), np.float32(cz - 1))
+        px = min(max((np.float32(x) + HALF) / np.float32(block[0]) - HALF, ZERO), np.float32(cx - 1))
+        py = min(max((np.float32(y) + HALF) / np.float32(block[1]) - HALF, ZERO), np.float32(cy - 1))
+        pz = min(max((np.float32(z) + HALF) / np.float32(block[2]) - HALF, ZERO), np.float32(cz - 1))
         x0, y0, z0 = int(px), int(py), int(pz)
         x1, y1, z1 = min(x0 + 1, cx - 1), min(y0 + 1, cy - 1), min(z0 + 1, cz - 1)
         fx, fy, fz = px - np.float32(x0), py - np.float32(y0), pz - np.float32(z0)
@@ -141,11 +141,17 @@ def fit_echoes(
     """Fit flat echoes (E, N) voxel by voxel; ``field_hz``, ``r2s_hz``, ``amplitude`` (N,) are start and result.
 
     ``lever`` receives sum m_e^2 t_e^2 (the field's Fisher information over (2 pi / sigma)^2), ``square`` the
-    residual sum of squares. ``limit_hz`` bounds a single step of the field.
+    residual sum of squares. ``limit_hz`` bounds a single step of the field; the amplitude stays below three times the
+    largest magnitude, which the fit of noise would leave by many orders.
     """
     echoes = magnitude.shape[0]
     for i in numba.prange(magnitude.shape[1]):
         f, r, a = field_hz[i], r2s_hz[i], amplitude[i]
+        top = ZERO
+        for e in range(echoes):
+            top = max(top, magnitude[e, i])
+        top *= np.float32(3)
+        a = min(a, top)
         information, residual = ZERO, ZERO
         settled: Any = False
         for step in range(steps + 1):
@@ -175,10 +181,10 @@ def fit_echoes(
             settled = abs(df) < np.float32(1e-3)
             determinant = jaa * jrr - jar * jar
             if determinant > np.float32(1e-6) * jaa * jrr:
-                a = max(a + (jrr * ga - jar * gr) / determinant, ZERO)
+                a = min(max(a + (jrr * ga - jar * gr) / determinant, ZERO), top)
                 r = min(max(r + (jaa * gr - jar * ga) / determinant, ZERO), np.float32(2000))
             elif jaa > ZERO:
-                a = max(a + ga / jaa, ZERO)
+                a = min(max(a + ga / jaa, ZERO), top)
         field_hz[i], r2s_hz[i], amplitude[i] = f, r, a
         lever[i], square[i] = information, residual
 

@@ -65,7 +65,8 @@ class AutoMask:
             self.reach_mm,
             self.closing_mm,
         )
-        if min(*lengths, *self.radii_mm) <= 0 or not 0 < self.edge_level <= self.core_level < 1:
+        shares = 0 < self.edge_level <= self.core_level < 1 and 0 < self.coherence < 1 and 0 <= self.skin_contact < 1
+        if not self.radii_mm or not all(x > 0 for x in (*lengths, *self.radii_mm)) or not shares:
             raise BadRecipe(f"AutoMask needs positive lengths and 0 < edge_level <= core_level < 1, got {self}")
 
 
@@ -90,6 +91,8 @@ def automatic_mask(acquisition: Acquisition, method: AutoMask) -> BrainMask:
     x, y, z = (float(h * b) for h, b in zip(voxel_mm, block, strict=True))
     grid_mm = (x, y, z)
     fine_magnitude, product, modulus = _first_echoes(acquisition, method.last_te_s)
+    if not fine_magnitude.any():
+        raise NoMask("no head in the magnitude: it is 0 everywhere")
     magnitude = _block_mean(fine_magnitude, block)
     box = [max(1, round(method.coherence_box_mm / h)) for h in grid_mm]
     coherence = _coherence(_block_mean(product, block), _block_mean(modulus, block), box)
@@ -143,7 +146,9 @@ def _block_mean(volume: npt.NDArray[S], block: npt.NDArray[np.int64]) -> npt.NDA
     for axis, size in enumerate(block):
         start = np.arange(0, volume.shape[axis], size)
         counts = np.diff(np.append(start, volume.shape[axis])).reshape([-1 if a == axis else 1 for a in range(3)])
-        volume = (np.add.reduceat(volume, start, axis=axis) / counts).astype(volume.dtype)
+        volume = (np.add.reduceat(volume, start, axis=axis) / counts.astype(np.float32)).astype(
+            volume.dtype, copy=False
+        )
     return volume
 
 

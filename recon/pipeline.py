@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 
 from recon.background.pdf import pdf
-from recon.echoes import Echoes, echo_spacing_s, first_phase, fit_field, phase_offset, second_phase
+from recon.echoes import Echoes, echo_spacing_s, first_phase, fit_field, phase_offset, second_phase, whole_turns
 from recon.grid import WorkGrid
 from recon.highpass import homodyne
 from recon.inversion.tv import nonlinear_tv
@@ -96,7 +97,7 @@ def reconstruct(
         traces.append(Trace("mask", "automatic", warnings=found.warnings))
     else:
         brain = checked_mask(mask, acquisition)
-        traces.append(Trace("mask", "given"))
+        traces.append(Trace("mask", "given", warnings=parts_warning(brain)))
     grid = WorkGrid.around(brain)
     work_brain = grid.embed(brain)
 
@@ -106,6 +107,7 @@ def reconstruct(
     unwrapped = region_growing(phase, echoes.volume(second_phase(echoes)), amplitude, work_brain)
     spacing_s = echo_spacing_s(acquisition.te_s)
     start_hz = unwrapped[work_brain] / np.float32(2 * np.pi * spacing_s)
+    start_hz += np.float32(whole_turns(echoes, start_hz) / spacing_s)
     tell("field", 0.3)
     offset_rad = phase_offset(echoes, start_hz, recipe.echoes)
     field = fit_field(echoes, start_hz, offset_rad, recipe.echoes)
@@ -123,6 +125,8 @@ def reconstruct(
 
     tell("inversion", 0)
     local = LocalField(local.field_ppm, inner(local.mask))
+    if not local.mask.any():
+        raise BadInput("mask holds no voxel with a signal away from its edge")
     weight2 *= rim_weight(field, reliable, voxel_mm)
     rad_per_ppm = 2 * np.pi * f0_mhz * spacing_s
     inversion = replace(recipe.inversion, alpha_ppm=recipe.inversion.alpha_ppm * error_hz / FLOOR_HZ)
@@ -171,7 +175,16 @@ def checked_mask(mask: BoolArray, acquisition: Acquisition) -> BoolArray:
         raise BadInput(f"mask must be bool, got {mask.dtype}")
     if not inner(mask).any():
         raise BadInput(f"mask holds {np.count_nonzero(mask)} voxels, none of them inside: too small to reconstruct")
+    dark = float(np.mean(acquisition.magnitude[0][mask] == 0))
+    if dark > 0.3:
+        raise BadInput(f"mask: {100 * dark:.0f} % of its voxels have no signal at all: it is not a mask of tissue")
     return mask
+
+
+def parts_warning(mask: BoolArray) -> tuple[str, ...]:
+    """What to say of a mask whose parts do not touch: nothing ties their fields to one another."""
+    count = ndimage.label(mask)[1]
+    return (f"the mask has {count} parts that do not touch: values of small parts are unsure",) if count > 1 else ()
 
 
 def _silent(_stage: str, _done: float) -> None:

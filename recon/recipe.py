@@ -1,4 +1,4 @@
-"""A recipe: one method and its parameters for every stage; the type of the parameters chooses the method."""
+"""A recipe: one method and its parameters for every stage."""
 
 from __future__ import annotations
 

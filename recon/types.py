@@ -93,15 +93,6 @@ class Geometry:
         x, y, z = self.voxel_mm
         return x * y * z
 
-    def cropped(self, box: tuple[slice, slice, slice]) -> Geometry:
-        """The geometry of ``volume[box]``."""
-        start = np.array([axis.indices(n)[0] for axis, n in zip(box, self.shape, strict=True)])
-        stop = np.array([axis.indices(n)[1] for axis, n in zip(box, self.shape, strict=True)])
-        affine = self.affine_mm.copy()
-        affine[:3, 3] += affine[:3, :3] @ start
-        x, y, z = (stop - start).tolist()
-        return Geometry((x, y, z), affine)
-
     @staticmethod
     def of(shape: Shape, voxel_mm: Vector, b0_dir: Vector = (0.0, 0.0, 1.0)) -> Geometry:
         """A grid centred at the patient origin whose B0, in array axes, points along ``b0_dir``."""
@@ -155,8 +146,10 @@ class Acquisition:
                 raise BadInput(f"{name} must be float32, got {volume.dtype}")
             if not np.isfinite(volume.sum(dtype=np.float64)):
                 raise BadInput(f"{name} contains NaN or infinity")
-        if not self.te_s or min(self.te_s) <= 0 or any(np.diff(self.te_s) <= 0):
-            raise BadInput(f"te_s must be positive and rising, got {self.te_s}")
+        if self.magnitude.min() < 0:
+            raise BadInput(f"magnitude holds negative values, down to {self.magnitude.min():g}")
+        if not self.te_s or not (np.diff([0.0, *self.te_s, 1.0]) > 0).all():
+            raise BadInput(f"te_s must be echo times in s, rising from above 0 to below 1, got {self.te_s}")
         if not 1 <= self.f0_mhz <= 1000:
             raise BadInput(f"f0_mhz must be the imaging frequency in MHz, got {self.f0_mhz}")
 

@@ -147,6 +147,18 @@ def test_sending_stops_when_asked(pacs: Callable[..., Peer], tiny_study: list[Pa
     assert [answer.taken for answer in sent] == [True, True, False, False, False]
 
 
+def test_a_damaged_file_does_not_hold_up_the_others(
+    pacs: Callable[..., Peer], tiny_study: list[Path], tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged.dcm"
+    damaged.touch()
+    first, last = items(tiny_study[:2])
+    sent = send(pacs(lambda _: 0x0000), "QSMNODE", [first, Item(MRImageStorage, "1.2", damaged), last])
+    assert [answer.taken for answer in sent] == [True, False, True]
+    assert "damaged.dcm" in sent[1].note
+    assert "cannot be read" in sent[1].note
+
+
 @refused_connection
 def test_echo(pacs: Callable[..., Peer]) -> None:
     peer = pacs(lambda _: 0x0000)

@@ -18,6 +18,7 @@ import pydicom
 import pynetdicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     CTImageStorage,
     EnhancedSRStorage,
@@ -103,7 +104,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def association(
     port: int,
     classes: Sequence[str],
-    syntax: str = ExplicitVRLittleEndian,
+    syntax: str | list[str] = ExplicitVRLittleEndian,
     calling: str = "SCANNER",
     called: str = "QSMNODE",
 ) -> Iterator[Association]:
@@ -241,9 +242,9 @@ def test_other_content_under_the_same_uid_is_kept_apart_and_reported(
     sha256 = node.journal.seen(first.SOPInstanceUID)
     assert sha256 is not None
     assert pydicom.dcmread(node.spool.path(sha256)).PixelData == first.PixelData
-    (aside,) = node.asides("conflict")
-    apart = next(word for word in aside.reason.split() if word.endswith(".dcm"))
-    assert pydicom.dcmread(node.spool.folder / apart).PixelData == second.PixelData
+    assert [aside.count for aside in node.asides("conflict")] == [1]
+    (apart,) = set(node.spool.folder.glob("*.dcm")) - {node.spool.path(sha256)}
+    assert pydicom.dcmread(apart).PixelData == second.PixelData
 
 
 def test_a_truncated_file_is_refused_and_the_next_is_taken(
@@ -315,12 +316,32 @@ def test_lossless_compression_is_read(start: Start, tiny_study: list[Path]) -> N
     assert (pydicom.dcmread(node.spool.path(sha256)).pixel_array == pixels).all()
 
 
-def test_lossy_compression_is_not_negotiated_for_images(start: Start) -> None:
+def test_a_lossy_image_is_answered_success_and_not_kept(start: Start, tiny_study: list[Path]) -> None:
+    """A refused context would block the PACS's queue."""
     node = start()
-    with association(node.port, [MRImageStorage], JPEGBaseline8Bit) as assoc:
-        assert assoc.accepted_contexts == []
-    with association(node.port, [CTImageStorage], JPEGBaseline8Bit) as assoc:
-        assert len(assoc.accepted_contexts) == 1
+    ds = pydicom.dcmread(tiny_study[0])
+    ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    ds.PixelData = encapsulate([b"\xff\xd8 not looked at \xff\xd9"])
+    assert store(node, ds) == [SUCCESS]
+    (aside,) = node.asides("ignored")
+    assert "JPEG Baseline" in aside.reason
+    assert list(node.spool.folder.iterdir()) == []
+
+
+def test_images_are_negotiated_in_what_can_be_decoded(start: Start) -> None:
+    node = start()
+    with association(node.port, [MRImageStorage], [JPEGBaseline8Bit, ExplicitVRLittleEndian]) as assoc:
+        (context,) = assoc.accepted_contexts
+        assert context.transfer_syntax == [ExplicitVRLittleEndian]
+
+
+def test_a_silent_association_outlives_the_quiet_time(start: Start) -> None:
+    """Ended at 60 s, as the library has it, a scanner's pause would pass for the end of its study."""
+    node = start()
+    with association(node.port, [MRImageStorage]):
+        (served,) = node.receiver._server.active_associations
+        assert served.network_timeout is not None
+        assert served.network_timeout >= 3 * Settings().quiet_s
 
 
 def test_strangers_are_refused_and_counted(start: Start) -> None:

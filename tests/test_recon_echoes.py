@@ -1,12 +1,23 @@
 """Echo fit, phase offset, unwrapping: known answers and laws."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from recon.echoes import ComplexFit, Echoes, echo_spacing_s, first_phase, fit_field, phase_offset, shortest_pairs
+from recon.echoes import (
+    ComplexFit,
+    Echoes,
+    echo_spacing_s,
+    first_phase,
+    fit_field,
+    phase_offset,
+    shortest_pairs,
+    whole_turns,
+)
 from recon.types import Acquisition, BadInput, BadRecipe, Geometry
 from recon.unwrap import region_growing
 
@@ -65,6 +76,32 @@ def test_one_echo_gives_the_field_over_its_echo_time():
 def test_shortest_pairs_are_found_at_uneven_spacing():
     assert shortest_pairs(np.array(UNEVEN, dtype=np.float32)).tolist() == [[0, 1], [2, 3]]
     assert echo_spacing_s(UNEVEN) == pytest.approx(5e-3)
+
+
+@pytest.mark.parametrize("field_hz", [-250.0, -110.0, 0.0, 120.0, 160.0, 320.0])
+def test_uneven_echoes_find_the_whole_turns(field_hz):
+    """5 ms between the closest echoes: the first field is known modulo 200 Hz."""
+    echoes = echoes_of(np.full(500, field_hz), np.full(500, 20.0), UNEVEN, offset_rad=0.7, snr=30)
+    phase, _ = first_phase(echoes)
+    start = (phase / (2 * np.pi * echo_spacing_s(UNEVEN))).astype(np.float32)
+    found = start + whole_turns(echoes, start) / echo_spacing_s(UNEVEN)
+    assert np.median(found) == pytest.approx(field_hz, abs=1)
+
+
+def test_even_echoes_need_no_turns():
+    echoes = echoes_of(np.full(50, 120.0), np.full(50, 20.0), EVEN)
+    assert whole_turns(echoes, np.zeros(50, np.float32)) == 0
+
+
+@pytest.mark.parametrize(("m0", "r2s"), [(0.0, 20.0), (20.0, 300.0), (2.0, 100.0)])
+def test_amplitude_stays_finite_where_there_is_only_noise(m0, r2s):
+    rng = np.random.default_rng(5)
+    echoes = echoes_of(np.zeros(5000), np.full(5000, r2s), EVEN)
+    signal = (m0 / 100) * echoes.magnitude + rng.normal(0, 2, (8, 5000)) + 1j * rng.normal(0, 2, (8, 5000))
+    noisy = replace(echoes, magnitude=np.abs(signal).astype(np.float32), phase=np.angle(signal).astype(np.float32))
+    fit = fit_field(noisy, np.zeros(5000, np.float32), np.zeros(5000, np.float32), ComplexFit())
+    assert (fit.amplitude.ravel() <= 3.001 * noisy.magnitude.max(axis=0)).all()
+    assert np.isfinite(fit.sd_hz).all()
 
 
 def test_a_smooth_phase_offset_is_found():
@@ -141,6 +178,9 @@ GEOMETRY = Geometry.of((4, 4, 4), (1.0, 1.0, 1.0))
         ({"magnitude": np.full((2, 4, 4, 4), np.inf, np.float32)}, "magnitude"),
         ({"te_s": (10e-3, 5e-3)}, "te_s"),
         ({"te_s": (0.0, 5e-3)}, "te_s"),
+        ({"te_s": (float("nan"), 5e-3)}, "te_s"),
+        ({"te_s": (5.0, 12.0)}, "te_s"),
+        ({"magnitude": -np.ones((2, 4, 4, 4), np.float32)}, "magnitude"),
         ({"f0_mhz": 127e6}, "f0_mhz"),
     ],
 )

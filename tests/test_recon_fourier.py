@@ -120,14 +120,6 @@ def test_geometry_keeps_voxel_size_and_field_direction(shape, voxel_mm, directio
     assert np.linalg.det(geometry.affine_mm[:3, :3]) > 0
 
 
-def test_cropped_geometry_keeps_voxels_where_they_are():
-    geometry = Geometry.of((8, 9, 10), (1, 2, 3), (0.1, 0.2, 0.9))
-    box = (slice(2, 7), slice(0, 9), slice(3, 5))
-    part = geometry.cropped(box)
-    assert part.shape == (5, 9, 2)
-    np.testing.assert_allclose(part.affine_mm @ [0, 0, 0, 1], geometry.affine_mm @ [2, 0, 3, 1])
-
-
 @pytest.mark.parametrize("affine", [np.full((4, 4), np.nan), np.zeros((4, 4)), np.eye(4) + np.eye(4, k=1) * 0.2])
 def test_impossible_geometry_is_refused(affine):
     with pytest.raises(BadInput, match="affine_mm"):

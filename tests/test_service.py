@@ -22,7 +22,7 @@ from node.config import Peer, Settings
 from node.headers import Header, read_header
 from node.jobs import InlineWorker
 from node.journal import Journal
-from node.loops import Gatherer, Loop
+from node.loops import BREATH_S, Gatherer, Loop
 from node.overview import asides, summaries
 from node.records import Received
 from node.service import CannotStart, Node, check
@@ -114,13 +114,25 @@ def test_an_open_association_of_the_sender_is_waited_for(gathering: Gathering, h
     assert gathering.after(1) == ["queued"]
 
 
-def test_announced_counts_start_at_once(gathering: Gathering, headers: list[Header]) -> None:
+def test_announced_counts_start_when_the_sender_has_ended(gathering: Gathering, headers: list[Header]) -> None:
     announcing = [replace(h, announced_echoes=3, announced_slices=16) for h in headers]
     gathering.busy = {"PACS"}
     gathering.arrive(*announcing[:-1])
-    assert gathering.after(3) == ["receiving"]
+    assert gathering.after(BREATH_S + 1) == ["receiving"]
     gathering.arrive(announcing[-1])
-    assert gathering.after(1) == ["queued"]
+    assert gathering.after(1) == ["receiving"]
+    gathering.busy = frozenset()
+    assert gathering.after(0) == ["queued"]
+
+
+def test_announced_counts_start_after_a_breath_of_an_open_association(
+    gathering: Gathering, headers: list[Header]
+) -> None:
+    """Within it come the real and imaginary images that some send after magnitude and phase."""
+    gathering.busy = {"PACS"}
+    gathering.arrive(*(replace(h, announced_echoes=3, announced_slices=16) for h in headers))
+    assert gathering.after(BREATH_S - 1) == ["receiving"]
+    assert gathering.after(2) == ["queued"]
 
 
 def test_fewer_than_announced_never_start(gathering: Gathering, headers: list[Header]) -> None:

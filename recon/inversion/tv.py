@@ -59,8 +59,13 @@ class NonlinearTv:
 
     def __post_init__(self) -> None:
         positive = (self.alpha_ppm, self.mu_gradient, self.mu_data, self.merit_factor, self.reweight_ppm)
-        if min(positive) <= 0 or self.iterations < 1 or not 0 < self.relaxation < 2:
+        events = (*self.merit_at, *self.reweight_at)
+        if not all(x > 0 for x in positive) or self.iterations < 1 or not 0 < self.relaxation < 2:
             raise BadRecipe(f"NonlinearTv needs positive parameters and 0 < relaxation < 2, got {self}")
+        if not all(1 <= at <= self.iterations for at in events):
+            raise BadRecipe(
+                f"NonlinearTv: merit_at and reweight_at lie beyond {self.iterations} iterations, got {self}"
+            )
 
 
 def nonlinear_tv(
@@ -79,7 +84,7 @@ def nonlinear_tv(
     local
         Local field and the voxels whose field counts.
     weight2
-        float32 (X, Y, Z), W^2, mean 1 over ``local.mask``.
+        float32 (X, Y, Z), W^2, of mean about 1 over ``local.mask``.
     brain
         bool (X, Y, Z): where total variation acts; holds ``local.mask``.
     rad_per_ppm
