@@ -158,7 +158,10 @@ def test_display_unit_and_provenance(sent, derived):
 
 
 def test_every_parameter_is_named_and_fits():
-    long = replace(Recipe(), inversion=NonlinearTv(merit_at=tuple(range(300)), reweight_at=tuple(range(150))))
+    long = replace(
+        Recipe(),
+        inversion=NonlinearTv(iterations=300, merit_at=tuple(range(1, 301)), reweight_at=tuple(range(1, 151))),
+    )
     texts = parameters(long)
     assert len(texts) > 1
     assert all(len(text) <= SHORT_TEXT for text in texts)
