@@ -1,4 +1,4 @@
-"""What pynetdicom 3.0 lacks on an association that sends: no delay, and no answer that goes astray.
+"""What every association has in common, and what pynetdicom 3.0 lacks: no delay, and no answer that goes astray.
 
 Bind `on_open` to ``evt.EVT_CONN_OPEN``. Knows nothing of what is sent.
 """
@@ -9,9 +9,14 @@ import socket
 import threading
 from typing import Any, cast
 
+from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.transport import AssociationSocket
+
+VERIFICATION = UID("1.2.840.10008.1.1")
+MAXIMUM_PDU = 131072
+"""DCMTK's largest, too."""
 
 
 def on_open(event: evt.Event) -> None:

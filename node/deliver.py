@@ -18,13 +18,11 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
-from node.association import on_open
+from node.association import MAXIMUM_PDU, VERIFICATION, on_open
 from node.config import Peer
 
-VERIFICATION = UID("1.2.840.10008.1.1")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 900.0
 _DUPLICATE = 0x0111
-_MAXIMUM_PDU = 131072
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ def pause_s(attempts: int, chance: Callable[[], float] = random.random) -> float
 
 def _associate(peer: Peer, calling: str, classes: Iterable[str], timeout_s: float = 30.0) -> Association:
     ae = AE(calling)
-    ae.maximum_pdu_size = _MAXIMUM_PDU
+    ae.maximum_pdu_size = MAXIMUM_PDU
     ae.connection_timeout = min(timeout_s, 15.0)
     ae.acse_timeout = timeout_s
     ae.dimse_timeout = 2 * timeout_s

@@ -29,7 +29,7 @@ from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import AssociationSocket
 
 from node.assemble import acquisition_key
-from node.association import on_open
+from node.association import MAXIMUM_PDU, VERIFICATION, on_open
 from node.config import HEALTH_AE_TITLE, Settings
 from node.errors import Unreadable
 from node.intake import IMAGE_CLASSES, IMAGE_TRANSFER_SYNTAXES, NotForUs, examine
@@ -44,9 +44,6 @@ CANNOT_UNDERSTAND = 0xC000
 PROCESSING_FAILURE = 0x0110
 NOT_AUTHORISED = 0x0124
 
-VERIFICATION = UID("1.2.840.10008.1.1")
-MAXIMUM_PDU = 131072
-"""DCMTK's largest, too."""
 _LARGEST_MESSAGE = 1 << 20
 """No PDU is longer: an association request has at most 128 presentation contexts."""
 _MAXIMUM_ASSOCIATIONS = 64
