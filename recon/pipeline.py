@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from recon.background.pdf import pdf
+from recon.background import remove_background
 from recon.echoes import Echoes, echo_spacing_s, first_phase, fit_field, phase_offset, second_phase, whole_turns
 from recon.grid import WorkGrid
 from recon.highpass import homodyne
-from recon.inversion.tv import nonlinear_tv
+from recon.inversion import invert
+from recon.inversion.problem import Problem
 from recon.mask import automatic_mask
 from recon.morphology import inner
 from recon.recipe import Recipe
@@ -119,22 +120,29 @@ def reconstruct(
     total_ppm = hz_to_ppm(field.field_hz, f0_mhz)
     total_ppm -= np.average(total_ppm, weights=weight2)
     local, last = run(
-        pdf(total_ppm, weight2, reliable, voxel_mm, b0_dir, recipe.background), _teller(tell, "background")
+        remove_background(total_ppm, weight2, reliable, voxel_mm, b0_dir, recipe.background),
+        _teller(tell, "background"),
     )
-    traces.append(Trace("background", "PDF", last.iteration, last.residual))
+    traces.append(Trace("background", type(recipe.background).__name__, last.iteration, last.residual))
 
     tell("inversion", 0)
     local = LocalField(local.field_ppm, inner(local.mask))
     if not local.mask.any():
         raise BadInput("mask holds no voxel with a signal away from its edge")
     weight2 *= rim_weight(field, reliable, voxel_mm)
-    rad_per_ppm = 2 * np.pi * f0_mhz * spacing_s
-    inversion = replace(recipe.inversion, alpha_ppm=recipe.inversion.alpha_ppm * error_hz / FLOOR_HZ)
-    chi_ppm, last = run(
-        nonlinear_tv(local, weight2, work_brain, rad_per_ppm, voxel_mm, b0_dir, inversion),
-        _teller(tell, "inversion"),
+    problem = Problem(
+        local=local,
+        weight2=weight2,
+        brain=work_brain,
+        magnitude=field.amplitude,
+        csf=np.zeros_like(work_brain),
+        rad_per_ppm=2 * np.pi * f0_mhz * spacing_s,
+        voxel_mm=voxel_mm,
+        b0_dir=b0_dir,
     )
-    traces.append(Trace("inversion", "nonlinear TV", last.iteration, last.residual))
+    inversion = replace(recipe.inversion, alpha_ppm=recipe.inversion.alpha_ppm * error_hz / FLOOR_HZ)
+    chi_ppm, last = run(invert(problem, inversion), _teller(tell, "inversion"))
+    traces.append(Trace("inversion", type(recipe.inversion).__name__, last.iteration, last.residual))
     chi = referenced(chi_ppm, work_brain)
 
     return Result(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
-from recon.background.pdf import Pdf
+from recon.background import Background, Pdf
 from recon.echoes import ComplexFit
 from recon.highpass import Homodyne
-from recon.inversion.tv import NonlinearTv
+from recon.inversion import Inversion, NonlinearTv
 from recon.mask import AutoMask
 from recon.unwrap import RegionGrowing
 
@@ -20,8 +20,8 @@ class Recipe:
     mask: AutoMask = AutoMask()
     unwrap: RegionGrowing = RegionGrowing()
     echoes: ComplexFit = ComplexFit()
-    background: Pdf = Pdf()
-    inversion: NonlinearTv = NonlinearTv()
+    background: Background = Pdf()
+    inversion: Inversion = NonlinearTv()
     highpass: Homodyne = Homodyne()
 
 

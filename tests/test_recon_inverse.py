@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from recon.background.pdf import Pdf, pdf
 from recon.fourier import dipole_kernel, irfft, rfft
+from recon.inversion.problem import Problem
 from recon.inversion.tv import NonlinearTv, face_weights, merit, nonlinear_tv
 from recon.solve import Step, run
 from recon.types import BadRecipe, LocalField
@@ -36,17 +37,14 @@ BRAIN = radius_mm() < 15
 ONES = np.ones(SHAPE, dtype=np.float32)
 
 
+def problem(local_ppm, b0_dir=(0.0, 0.0, 1.0)):
+    local, csf = LocalField(local_ppm, BRAIN), np.zeros_like(BRAIN)
+    return Problem(local, ONES, BRAIN, ONES, csf, RAD_PER_PPM, VOXEL_MM, b0_dir)
+
+
 def invert(local_ppm, b0_dir, **parameters):
     chi, last = run(
-        nonlinear_tv(
-            LocalField(np.where(BRAIN, local_ppm, 0).astype(np.float32), BRAIN),
-            ONES,
-            BRAIN,
-            RAD_PER_PPM,
-            VOXEL_MM,
-            b0_dir,
-            NonlinearTv(**parameters),
-        ),
+        nonlinear_tv(problem(np.where(BRAIN, local_ppm, 0).astype(np.float32), b0_dir), NonlinearTv(**parameters)),
         quiet,
     )
     return chi, last
@@ -133,7 +131,7 @@ def test_iterations_converge():
 
 
 def test_the_caller_can_stop_a_solver():
-    solver = nonlinear_tv(LocalField(ONES, BRAIN), ONES, BRAIN, RAD_PER_PPM, VOXEL_MM, (0, 0, 1), NonlinearTv())
+    solver = nonlinear_tv(problem(ONES), NonlinearTv())
     assert next(solver).iteration == 1
     solver.close()
     with pytest.raises(StopIteration):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
 
 from recon import kernels
 from recon.fourier import dipole_kernel, edge_scales, gradient_power, irfft, rfft
+from recon.inversion.problem import Inverting, Problem
 from recon.solve import Step
-from recon.types import BadRecipe, BoolArray, FloatArray, LocalField, Vector
+from recon.types import BadRecipe, BoolArray, FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,43 +68,25 @@ class NonlinearTv:
             )
 
 
-def nonlinear_tv(
-    local: LocalField,
-    weight2: FloatArray,
-    brain: BoolArray,
-    rad_per_ppm: float,
-    voxel_mm: Vector,
-    b0_dir: Vector,
-    method: NonlinearTv,
-) -> Generator[Step, None, FloatArray]:
+def nonlinear_tv(problem: Problem, method: NonlinearTv) -> Inverting:
     """Susceptibility in ppm, float32 (X, Y, Z), up to a constant.
-
-    Parameters
-    ----------
-    local
-        Local field and the voxels whose field counts.
-    weight2
-        float32 (X, Y, Z), W^2, of mean about 1 over ``local.mask``.
-    brain
-        bool (X, Y, Z): where total variation acts; holds ``local.mask``.
-    rad_per_ppm
-        The k of the data term: 2 pi times imaging frequency (MHz) times echo spacing (s).
 
     Yields
     ------
     Step with the relative change of chi over the mask.
     """
+    local, brain, voxel_mm = problem.local, problem.brain, problem.voxel_mm
     shape = brain.shape
-    dipole = dipole_kernel(shape, voxel_mm, b0_dir)
+    dipole = dipole_kernel(shape, voxel_mm, problem.b0_dir)
     power = gradient_power(shape, voxel_mm)
     power[0, 0, 0] = 1  # neither term knows the mean of chi: keep it at 0
     scales = np.array(edge_scales(voxel_mm), dtype=np.float32)
     mu1, mu2 = np.float32(method.mu_gradient * method.alpha_ppm), np.float32(method.mu_data)
     threshold, rho = np.float32(1 / method.mu_gradient), np.float32(method.relaxation)
-    k = np.float32(rad_per_ppm)
+    k = np.float32(problem.rad_per_ppm)
 
     field = local.field_ppm.ravel()
-    w2 = np.where(local.mask, weight2, np.float32(0)).ravel()
+    w2 = np.where(local.mask, problem.weight2, np.float32(0)).ravel()
     faces = face_weights(brain)
     v = np.zeros((3, *shape), dtype=np.float32)
     g = np.zeros(shape, dtype=np.float32)
