@@ -43,6 +43,12 @@ def irfft(spectrum: ComplexArray, shape: Shape) -> FloatArray:
     return volume
 
 
+def rfft_mean(symbol: FloatArray, shape: Shape) -> float:
+    """Mean over the whole k-space of a symbol on the :func:`rfft` grid, whose inner planes stand for two."""
+    doubled = symbol[..., 1 : (shape[2] + 1) // 2].sum(dtype=np.float64)
+    return float((symbol.sum(dtype=np.float64) + doubled) / np.prod(shape))
+
+
 def frequencies(shape: Shape, voxel_mm: Vector) -> tuple[npt.NDArray[np.float64], ...]:
     """Frequencies in 1/mm along x, y, z of the :func:`rfft` grid, shaped to broadcast."""
     (nx, ny, nz), (hx, hy, hz) = shape, voxel_mm

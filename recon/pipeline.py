@@ -12,8 +12,7 @@ from recon.background import remove_background
 from recon.echoes import Echoes, echo_spacing_s, first_phase, fit_field, phase_offset, second_phase, whole_turns
 from recon.grid import WorkGrid
 from recon.highpass import homodyne
-from recon.inversion import invert
-from recon.inversion.problem import Problem
+from recon.inversion import LinearTv, Medi, NonlinearTv, Problem, invert
 from recon.mask import automatic_mask
 from recon.morphology import inner
 from recon.recipe import Recipe
@@ -140,7 +139,9 @@ def reconstruct(
         voxel_mm=voxel_mm,
         b0_dir=b0_dir,
     )
-    inversion = replace(recipe.inversion, alpha_ppm=recipe.inversion.alpha_ppm * error_hz / FLOOR_HZ)
+    inversion = recipe.inversion
+    if isinstance(inversion, NonlinearTv | LinearTv | Medi):
+        inversion = replace(inversion, alpha_ppm=inversion.alpha_ppm * error_hz / FLOOR_HZ)
     chi_ppm, last = run(invert(problem, inversion), _teller(tell, "inversion"))
     traces.append(Trace("inversion", type(recipe.inversion).__name__, last.iteration, last.residual))
     chi = referenced(chi_ppm, work_brain)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recon.conjugate_gradients import conjugate_gradients
 from recon.fourier import dipole_kernel, irfft, rfft
 from recon.solve import Step
 from recon.types import BadRecipe, BoolArray, FloatArray, LocalField, Vector
@@ -59,23 +60,10 @@ def pdf(
         return irfft(dipole * rfft(chi), shape)
 
     # Normal equations A chi = b with A = P D W^2 D P, b = P D W^2 f; D is its own adjoint, P keeps the outside.
-    chi = np.zeros(shape, dtype=np.float32)
-    residual = outside * field_of(data * field_ppm)
-    direction = residual.copy()
-    norm = start = _dot(residual, residual)
-    for iteration in range(1, method.max_iterations + 1):
-        if norm <= method.tolerance**2 * start:
-            break
-        image = outside * field_of(data * field_of(direction))
-        step = np.float32(norm / _dot(direction, image))
-        chi += step * direction
-        residual -= step * image
-        previous, norm = norm, _dot(residual, residual)
-        direction *= np.float32(norm / previous)
-        direction += residual
-        yield Step(iteration, method.max_iterations, float(np.sqrt(norm / start)))
+    chi = yield from conjugate_gradients(
+        lambda chi: outside * field_of(data * field_of(chi)),
+        outside * field_of(data * field_ppm),
+        method.max_iterations,
+        method.tolerance,
+    )
     return LocalField(np.where(mask, field_ppm - field_of(chi), np.float32(0)), mask)
-
-
-def _dot(a: FloatArray, b: FloatArray) -> float:
-    return float(np.vdot(a, b))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
+import numpy as np
+
 from recon.solve import Step
-from recon.types import BoolArray, FloatArray, LocalField, Vector
+from recon.types import BadInput, BoolArray, FloatArray, LocalField, Vector
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +42,32 @@ class Problem:
     rad_per_ppm: float
     voxel_mm: Vector
     b0_dir: Vector
+
+    def __post_init__(self) -> None:
+        shape = self.brain.shape
+        volumes = {
+            "local.field_ppm": self.local.field_ppm,
+            "local.mask": self.local.mask,
+            "weight2": self.weight2,
+            "magnitude": self.magnitude,
+            "csf": self.csf,
+        }
+        for name, volume in volumes.items():
+            if volume.shape != shape:
+                raise BadInput(f"{name} has shape {volume.shape}, brain {shape}")
+            if volume.dtype == np.float32 and not np.isfinite(volume.sum(dtype=np.float64)):
+                raise BadInput(f"{name} contains NaN or infinity")
+        if np.count_nonzero(self.local.mask) < 2:
+            raise BadInput(f"local.mask holds {np.count_nonzero(self.local.mask)} voxels: too few to invert")
+        if (self.local.mask & ~self.brain).any():
+            raise BadInput("local.mask must lie inside brain")
+        if not (self.weight2[self.local.mask] > 0).any():
+            raise BadInput("weight2 is 0 in every voxel of local.mask")
+
+    @property
+    def masked_field_ppm(self) -> FloatArray:
+        """Local field in ppm, 0 where it does not count."""
+        return np.where(self.local.mask, self.local.field_ppm, np.float32(0))
 
 
 Inverting = Generator[Step, None, FloatArray]

@@ -1,0 +1,59 @@
+"""Conjugate gradients for A x = b with a symmetric, positive semidefinite operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+import numpy as np
+
+from recon.solve import Step
+from recon.types import FloatArray
+
+
+def conjugate_gradients(
+    operator: Callable[[FloatArray], FloatArray],
+    right: FloatArray,
+    limit: int,
+    tolerance: float,
+    diagonal: FloatArray | None = None,
+) -> Generator[Step, None, FloatArray]:
+    r"""Minimise :math:`\tfrac12 x^T A x - b^T x` from x = 0 (Hestenes & Stiefel 1952).
+
+    Parameters
+    ----------
+    operator
+        A, from volume to volume.
+    right
+        float32 (X, Y, Z), b.
+    limit, tolerance
+        Stop after so many iterations, or when the residual has fallen to this fraction of b.
+    diagonal
+        float32 (X, Y, Z), positive: the residual is divided by it (Jacobi preconditioner).
+
+    Yields
+    ------
+    Step with the norm of the residual relative to b.
+    """
+    x = np.zeros_like(right)
+    residual = right.copy()
+    scaled = residual if diagonal is None else residual / diagonal
+    direction = scaled.copy()
+    product = _dot(residual, scaled)
+    start = norm = _dot(residual, residual)
+    for iteration in range(1, limit + 1):
+        if norm <= tolerance**2 * start:
+            break
+        image = operator(direction)
+        step = np.float32(product / _dot(direction, image))
+        x += step * direction
+        residual -= step * image
+        scaled = residual if diagonal is None else residual / diagonal
+        previous, product, norm = product, _dot(residual, scaled), _dot(residual, residual)
+        direction *= np.float32(product / previous)
+        direction += scaled
+        yield Step(iteration, limit, float(np.sqrt(norm / start)))
+    return x
+
+
+def _dot(a: FloatArray, b: FloatArray) -> float:
+    return float(np.vdot(a, b))
