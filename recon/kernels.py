@@ -391,3 +391,24 @@ def min_plus(g: FloatArray, reach: int, step: Any, out: FloatArray) -> None:
             d2 = d * d
             for b in range(nb):
                 out[a, i, b] = min(out[a, i, b], g[a, j, b] + d2)
+
+
+# one colour of a red-black sweep:  b <- b + omega (mean of the neighbours, weighted by 1 / edge^2, - b)
+@_kernel()
+def relax_laplace(b: FloatArray, unknown: Any, weights: Any, omega: Any, colour: int) -> None:
+    """Successive over-relaxation of Laplace's equation on the unknown voxels of one colour, in place.
+
+    ``b`` float32 and ``unknown`` uint8 (X, Y, Z); no unknown voxel lies on the array's faces. ``weights`` float32 (3,)
+    add up to one half.
+    """
+    nx, ny, nz = b.shape
+    wx, wy, wz = weights[0], weights[1], weights[2]
+    for px in numba.prange(1, nx - 1):
+        x = np.int64(px)
+        for y in range(1, ny - 1):
+            for z in range(1 + (x + y + colour + 1) % 2, nz - 1, 2):
+                if unknown[x, y, z]:
+                    mean = wx * (b[x - 1, y, z] + b[x + 1, y, z])
+                    mean += wy * (b[x, y - 1, z] + b[x, y + 1, z])
+                    mean += wz * (b[x, y, z - 1] + b[x, y, z + 1])
+                    b[x, y, z] += omega * (mean - b[x, y, z])

@@ -1,16 +1,21 @@
-"""Background field removal: one file per method; the type of the parameters chooses the method."""
+"""Background field removal: one file per family; the type of the parameters chooses the method."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import assert_never
 
+import numpy as np
+
+from recon.background.lbv import Lbv, lbv
 from recon.background.pdf import Pdf, pdf
+from recon.background.sharp import Resharp, Sharp, VSharp, resharp, sharp, v_sharp
 from recon.solve import Step
-from recon.types import BoolArray, FloatArray, LocalField, Vector
+from recon.types import BadInput, BoolArray, FloatArray, LocalField, Vector
 
-Background = Pdf
+Background = Pdf | Lbv | Sharp | Resharp | VSharp
 
-__all__ = ["Background", "Pdf", "remove_background"]
+__all__ = ["Background", "Lbv", "Pdf", "Resharp", "Sharp", "VSharp", "remove_background"]
 
 
 def remove_background(
@@ -21,10 +26,34 @@ def remove_background(
     Parameters
     ----------
     field_ppm
-        float32 (X, Y, Z), total field in ppm of B0, 0 outside ``mask``, on a grid with a margin around the mask.
+        float32 (X, Y, Z), total field in ppm of B0, on a grid with a margin around the mask.
     weight2
-        float32 (X, Y, Z), squared data weight W^2, mean 1 over the mask, 0 outside; for methods that weigh.
+        float32 (X, Y, Z), squared data weight W^2, mean 1 over the mask; for the methods that weigh.
     mask
-        bool (X, Y, Z): voxels whose field is known.
+        bool (X, Y, Z): voxels whose field is known. The others are never looked at.
+
+    Raises
+    ------
+    BadInput
+        If shapes differ, the mask is empty or too small for the method, or its field is not finite.
     """
-    return pdf(field_ppm, weight2, mask, voxel_mm, b0_dir, method)
+    for name, volume in (("weight2", weight2), ("mask", mask)):
+        if volume.shape != field_ppm.shape:
+            raise BadInput(f"{name} has shape {volume.shape}, field_ppm {field_ppm.shape}")
+    if not mask.any():
+        raise BadInput("mask is empty")
+    if not np.isfinite(field_ppm[mask]).all():
+        raise BadInput("field_ppm contains NaN or infinity inside the mask")
+    match method:
+        case Pdf():
+            return pdf(field_ppm, weight2, mask, voxel_mm, b0_dir, method)
+        case Lbv():
+            return lbv(field_ppm, mask, voxel_mm, method)
+        case Sharp():
+            return sharp(field_ppm, mask, voxel_mm, method)
+        case Resharp():
+            return resharp(field_ppm, mask, voxel_mm, method)
+        case VSharp():
+            return v_sharp(field_ppm, mask, voxel_mm, method)
+        case _:
+            assert_never(method)

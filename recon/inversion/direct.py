@@ -60,7 +60,7 @@ def tkd(problem: Problem, method: Tkd) -> Inverting:
     field = problem.masked_field_ppm
     dipole = dipole_kernel(field.shape, problem.voxel_mm, problem.b0_dir)
     cut = np.copysign(np.maximum(np.abs(dipole), np.float32(method.threshold)), dipole)
-    peak = rfft_mean(dipole / cut, field.shape)
+    peak = rfft_mean((dipole / cut).astype(np.float32), field.shape)
     chi = irfft(rfft(field) / (np.float32(peak) * cut), field.shape)
     yield Step(1, 1, 0.0)
     return chi
@@ -72,6 +72,7 @@ def closed_form_l2(problem: Problem, method: ClosedFormL2) -> Inverting:
     dipole = dipole_kernel(field.shape, problem.voxel_mm, problem.b0_dir)
     power = gradient_power(field.shape, problem.voxel_mm)
     power[0, 0, 0] = 1
-    chi = irfft(dipole * rfft(field) / (dipole**2 + np.float32(method.beta) * power), field.shape)
+    inverse = (dipole / (dipole**2 + np.float32(method.beta) * power)).astype(np.float32)
+    chi = irfft(inverse * rfft(field), field.shape)
     yield Step(1, 1, 0.0)
     return chi
