@@ -12,7 +12,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,9 @@ def write_derivatives(result: Result, geometry: Geometry, out: Path, files: Megr
         nib.save(image, path)
         sources = [f"bids:raw:{p.name}" for p in (*files.magnitude.values(), *files.phase.values())]
         recipe = as_dict(result.recipe)
-        sidecar = {"Units": units, "Description": meaning, "Sources": sources, "Recipe": recipe}
+        sidecar: dict[str, object] = {"Units": units, "Description": meaning, "Sources": sources, "Recipe": recipe}
+        if suffix == "Chimap":
+            sidecar["RegionsOfReference"] = [asdict(value) for value in result.references]
         _write_json(folder / f"{files.prefix}_{suffix}.json", sidecar)
         written.append(path)
     return written

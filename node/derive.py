@@ -30,6 +30,7 @@ from node.inherit import inherited
 from node.load import Source
 from node.provenance import Provenance, code, short_text
 from recon.pipeline import Result
+from recon.reference import RegionValue
 from recon.types import FloatArray
 
 __all__ = ["DeriveOptions", "Derived", "is_own", "write_derived"]
@@ -154,12 +155,17 @@ def _qsm(result: Result) -> _Volume:
         description=(
             "Magnetic susceptibility in ppb: paramagnetic (hemorrhage, iron) positive, diamagnetic (calcification)"
             f" negative. Reference region (0 ppb): {chi.reference}. 0 outside the brain mask.",
+            *(_mean_of(value) for value in result.references),
             *clipped,
         ),
         window_width=400,
         unit=code("[ppb]", "UCUM", "parts per billion"),
         quantity=code("126396", "DCM", "Magnetic Susceptibility"),
     )
+
+
+def _mean_of(value: RegionValue) -> str:
+    return f"Mean +- SD of {value.region}: {1000 * value.mean_ppm:.0f} +- {1000 * value.sd_ppm:.0f} ppb."
 
 
 def _phase(source: Source, result: Result) -> _Volume:

@@ -398,8 +398,8 @@ def min_plus(g: FloatArray, reach: int, step: Any, out: FloatArray) -> None:
 def relax_laplace(b: FloatArray, unknown: Any, weights: Any, omega: Any, colour: int) -> None:
     """Successive over-relaxation of Laplace's equation on the unknown voxels of one colour, in place.
 
-    ``b`` float32 and ``unknown`` uint8 (X, Y, Z); no unknown voxel lies on the array's faces. ``weights`` float32 (3,)
-    add up to one half.
+    ``b`` float32 and ``unknown`` uint8 (X, Y, Z); no unknown voxel lies on the array's faces. ``weights``
+    float32 (3,) add up to one half.
     """
     nx, ny, nz = b.shape
     wx, wy, wz = weights[0], weights[1], weights[2]

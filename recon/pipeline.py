@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from recon.background import remove_background
+from recon.bipolar import corrected, readout_phase
 from recon.echoes import Echoes, echo_spacing_s, first_phase, fit_field, phase_offset, second_phase, whole_turns
 from recon.grid import WorkGrid
 from recon.highpass import homodyne
@@ -16,10 +17,14 @@ from recon.inversion import LinearTv, Medi, NonlinearTv, Problem, invert
 from recon.mask import automatic_mask
 from recon.morphology import inner
 from recon.recipe import Recipe
+from recon.reference import Reference, RegionValue, WholeBrain, ventricular_csf
+from recon.reference import values as region_values
 from recon.solve import Step, run
 from recon.types import Acquisition, BadInput, BoolArray, ChiMap, FieldMap, FloatArray, LocalField, Trace
-from recon.unwrap import region_growing
+from recon.unwrap import unwrap
 from recon.weights import FLOOR_HZ, field_weight, peeled, rim_weight
+
+BRAIN, CSF = "whole brain", "cerebrospinal fluid of the ventricles"
 
 Progress = Callable[[str, float], None]
 """Told the stage and how much of it is done, 0 to 1."""
@@ -43,6 +48,9 @@ class Result:
         What was asked for.
     traces
         What each stage did.
+    references
+        Mean chi of the whole brain, and of ventricular fluid where it was found: who wants the other reference
+        subtracts it.
     """
 
     chi: ChiMap
@@ -53,6 +61,7 @@ class Result:
     highpass_te_s: float
     recipe: Recipe
     traces: tuple[Trace, ...]
+    references: tuple[RegionValue, ...] = ()
 
 
 def reconstruct(
@@ -103,15 +112,8 @@ def reconstruct(
 
     tell("field", 0)
     echoes = Echoes.of(acquisition, brain, work_brain)
-    phase, amplitude = (echoes.volume(values) for values in first_phase(echoes))
-    unwrapped = region_growing(phase, echoes.volume(second_phase(echoes)), amplitude, work_brain)
-    spacing_s = echo_spacing_s(acquisition.te_s)
-    start_hz = unwrapped[work_brain] / np.float32(2 * np.pi * spacing_s)
-    start_hz += np.float32(whole_turns(echoes, start_hz) / spacing_s)
-    tell("field", 0.3)
-    offset_rad = phase_offset(echoes, start_hz, recipe.echoes)
-    field = fit_field(echoes, start_hz, offset_rad, recipe.echoes)
-    traces.append(Trace("field", "region growing, complex fit", residual=float(np.median(field.misfit[work_brain]))))
+    echoes, field, steps = total_field(echoes, recipe, lambda done: tell("field", done))
+    traces.extend(steps)
 
     tell("background", 0)
     reliable = peeled(work_brain, echoes.volume(echoes.magnitude[0]))
@@ -125,17 +127,15 @@ def reconstruct(
     traces.append(Trace("background", type(recipe.background).__name__, last.iteration, last.residual))
 
     tell("inversion", 0)
-    local = LocalField(local.field_ppm, inner(local.mask))
-    if not local.mask.any():
-        raise BadInput("mask holds no voxel with a signal away from its edge")
     weight2 *= rim_weight(field, reliable, voxel_mm)
+    csf = ventricular_csf(field.r2s_hz, work_brain, voxel_mm, recipe.csf)
     problem = Problem(
         local=local,
         weight2=weight2,
         brain=work_brain,
         magnitude=field.amplitude,
-        csf=np.zeros_like(work_brain),
-        rad_per_ppm=2 * np.pi * f0_mhz * spacing_s,
+        csf=csf,
+        rad_per_ppm=2 * np.pi * f0_mhz * echo_spacing_s(acquisition.te_s),
         voxel_mm=voxel_mm,
         b0_dir=b0_dir,
     )
@@ -144,10 +144,12 @@ def reconstruct(
         inversion = replace(inversion, alpha_ppm=inversion.alpha_ppm * error_hz / FLOOR_HZ)
     chi_ppm, last = run(invert(problem, inversion), _teller(tell, "inversion"))
     traces.append(Trace("inversion", type(recipe.inversion).__name__, last.iteration, last.residual))
-    chi = referenced(chi_ppm, work_brain)
+    zero, reference, warnings = reference_region(recipe.reference, work_brain, csf)
+    chi = referenced(chi_ppm, work_brain, zero)
+    traces.append(Trace("reference", reference, warnings=warnings))
 
     return Result(
-        ChiMap(grid.restore(chi), brain, "whole brain"),
+        ChiMap(grid.restore(chi), brain, reference),
         LocalField(grid.restore(local.field_ppm), grid.restore(local.mask)),
         FieldMap(
             grid.restore(field.field_hz),
@@ -162,7 +164,27 @@ def reconstruct(
         highpass_te_s,
         recipe,
         tuple(traces),
+        region_values(chi, {BRAIN: work_brain, CSF: csf}),
     )
+
+
+def total_field(
+    echoes: Echoes, recipe: Recipe, tell: Callable[[float], None]
+) -> tuple[Echoes, FieldMap, tuple[Trace, ...]]:
+    """Field of all sources from the echoes of a brain; and the echoes, read forwards all of them."""
+    readout = readout_phase(echoes, recipe.readout)
+    echoes = corrected(echoes, readout)
+    phase, amplitude = (echoes.volume(values) for values in first_phase(echoes))
+    unwrapped = unwrap(phase, echoes.volume(second_phase(echoes)), amplitude, echoes.mask, recipe.unwrap)
+    spacing_s = echo_spacing_s(echoes.te_s)
+    start_hz = unwrapped[echoes.mask] / np.float32(2 * np.pi * spacing_s)
+    start_hz += np.float32(whole_turns(echoes, start_hz) / spacing_s)
+    tell(0.3)
+    offset_rad = phase_offset(echoes, start_hz, recipe.echoes)
+    field = fit_field(echoes, start_hz, offset_rad, recipe.echoes)
+    misfit = float(np.median(field.misfit[echoes.mask]))
+    fit = Trace("field", f"{type(recipe.unwrap).__name__}, complex fit", residual=misfit)
+    return echoes, field, (Trace("readout", readout.words), fit)
 
 
 def hz_to_ppm(field_hz: FloatArray, f0_mhz: float) -> FloatArray:
@@ -170,10 +192,19 @@ def hz_to_ppm(field_hz: FloatArray, f0_mhz: float) -> FloatArray:
     return field_hz / np.float32(f0_mhz)
 
 
-def referenced(chi_ppm: FloatArray, brain: BoolArray) -> FloatArray:
-    """Chi relative to its mean over the brain, 0 outside."""
-    mean = np.float32(chi_ppm[brain].mean(dtype=np.float64))
+def referenced(chi_ppm: FloatArray, brain: BoolArray, zero: BoolArray) -> FloatArray:
+    """Chi relative to its mean over ``zero``, 0 outside the brain."""
+    mean = np.float32(chi_ppm[zero].mean(dtype=np.float64))
     return np.where(brain, chi_ppm - mean, np.float32(0))
+
+
+def reference_region(method: Reference, brain: BoolArray, csf: BoolArray) -> tuple[BoolArray, str, tuple[str, ...]]:
+    """Where chi is to be 0 on average, the region's name, and what to say where the wanted one was not found."""
+    if isinstance(method, WholeBrain):
+        return brain, BRAIN, ()
+    if csf.any():
+        return csf, CSF, ()
+    return brain, BRAIN, ("no ventricular cerebrospinal fluid was found: values refer to the whole brain",)
 
 
 def checked_mask(mask: BoolArray, acquisition: Acquisition) -> BoolArray:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 
 from recon.background import Background, Pdf
+from recon.bipolar import Readout
 from recon.echoes import ComplexFit
 from recon.highpass import Homodyne
 from recon.inversion import Inversion, NonlinearTv
 from recon.mask import AutoMask
-from recon.unwrap import RegionGrowing
+from recon.reference import Reference, Ventricles, WholeBrain
+from recon.unwrap import RegionGrowing, Unwrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +20,13 @@ class Recipe:
 
     name: str = "default"
     mask: AutoMask = AutoMask()
-    unwrap: RegionGrowing = RegionGrowing()
+    readout: Readout = Readout()
+    unwrap: Unwrap = RegionGrowing()
     echoes: ComplexFit = ComplexFit()
     background: Background = Pdf()
     inversion: Inversion = NonlinearTv()
+    csf: Ventricles = Ventricles()
+    reference: Reference = WholeBrain()
     highpass: Homodyne = Homodyne()
 
 

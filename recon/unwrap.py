@@ -1,14 +1,17 @@
-"""Spatial phase unwrapping."""
+"""Spatial phase unwrapping; the type of the parameters chooses the method."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 from scipy import ndimage
 
 from recon import kernels
-from recon.types import BoolArray, FloatArray
+from recon.fourier import gradient_power, irfft, rfft
+from recon.operators import gradient, gradient_adjoint
+from recon.types import BadInput, BoolArray, FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,25 @@ class RegionGrowing:
     """
 
 
-def region_growing(phase: FloatArray, second: FloatArray, magnitude: FloatArray, mask: BoolArray) -> FloatArray:
+@dataclass(frozen=True, slots=True)
+class Laplacian:
+    r"""The phase whose Laplacian is that of the wrapped phase (Schofield & Zhu 2003, Opt Lett 28:1194).
+
+    .. math:: \nabla^2 \phi' = \nabla \cdot \mathcal{W}(\nabla \phi), \qquad
+              \phi_u = \phi + 2\pi \,\mathrm{round}\left(\frac{\phi' - \phi}{2\pi}\right)
+
+    with wrapped differences, taken as 0 where they leave the mask (Ghiglia & Romero 1994, J Opt Soc Am A 11:107). The
+    solution is off by a smooth field that bends at the mask's edge, so it chooses the turn only. Fast and never
+    stuck, but wrong turns at the edge are possible where region growing makes none.
+    """
+
+
+Unwrap = RegionGrowing | Laplacian
+
+
+def unwrap(
+    phase: FloatArray, second: FloatArray, magnitude: FloatArray, mask: BoolArray, method: Unwrap
+) -> FloatArray:
     """Unwrap ``phase`` inside ``mask``; the result differs from it by multiples of 2 pi.
 
     Parameters
@@ -30,12 +51,51 @@ def region_growing(phase: FloatArray, second: FloatArray, magnitude: FloatArray,
     magnitude
         float32 (X, Y, Z), the amplitude behind ``phase``.
     mask
-        bool (X, Y, Z). Regions that do not touch are unwrapped each by itself.
+        bool (X, Y, Z).
 
     Returns
     -------
-    float32 (X, Y, Z), rad, 0 outside the mask; the median over each region lies within [-pi, pi].
+    float32 (X, Y, Z), rad, 0 outside the mask; the median over the mask (region growing: over each of its parts) lies
+    within [-pi, pi].
     """
+    for name, volume in (("second", second), ("magnitude", magnitude), ("mask", mask)):
+        if volume.shape != phase.shape:
+            raise BadInput(f"{name} has shape {volume.shape}, phase {phase.shape}")
+    if not mask.any():
+        raise BadInput("mask is empty")
+    if not np.isfinite(phase[mask]).all():
+        raise BadInput("phase contains NaN or infinity inside the mask")
+    match method:
+        case RegionGrowing():
+            return region_growing(phase, second, magnitude, mask)
+        case Laplacian():
+            return laplacian(phase, mask)
+        case _:
+            assert_never(method)
+
+
+def laplacian(phase: FloatArray, mask: BoolArray) -> FloatArray:
+    """Unwrap ``phase`` inside ``mask`` by :class:`Laplacian`."""
+    shape = (phase.shape[0], phase.shape[1], phase.shape[2])
+    steps = gradient(phase, UNIT)
+    steps -= np.float32(2 * np.pi) * np.round(steps / np.float32(2 * np.pi))
+    for axis in range(3):
+        steps[axis][~(mask & np.roll(mask, -1, axis))] = 0
+    power = gradient_power(shape, UNIT)
+    power[0, 0, 0] = 1
+    smooth = irfft(rfft(gradient_adjoint(steps, UNIT)) / power, shape)
+    smooth += np.float32(np.angle(np.exp(1j * (phase - smooth)[mask]).mean()))
+    turns = np.round((smooth - phase) / np.float32(2 * np.pi))
+    unwrapped = np.where(mask, phase + np.float32(2 * np.pi) * turns, np.float32(0))
+    unwrapped[mask] -= np.float32(2 * np.pi) * np.round(np.median(unwrapped[mask]) / np.float32(2 * np.pi))
+    return unwrapped.astype(np.float32)
+
+
+UNIT = (1.0, 1.0, 1.0)
+
+
+def region_growing(phase: FloatArray, second: FloatArray, magnitude: FloatArray, mask: BoolArray) -> FloatArray:
+    """Unwrap ``phase`` inside ``mask`` by :class:`RegionGrowing`, each part that does not touch another by itself."""
     quality = np.empty((*phase.shape, 3), dtype=np.uint8)
     kernels.edge_quality(phase, second, magnitude, mask, quality)
     unwrapped = np.where(mask, phase, np.float32(0))

@@ -27,6 +27,7 @@ from phantoms.simulate import SMALL_PROTOCOL, Phantom
 from recon.inversion.tv import NonlinearTv
 from recon.pipeline import Result
 from recon.recipe import Recipe
+from recon.reference import RegionValue
 from recon.types import ChiMap, FieldMap, LocalField, Trace
 
 AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -64,6 +65,7 @@ def result_of(acquisition, recipe=None, warnings=()):
         acquisition.te_s[-1],
         recipe or Recipe(),
         (Trace("mask", "automatic", warnings=tuple(warnings)),),
+        (RegionValue("whole brain", 0.0, 0.0312, 9000), RegionValue("fluid", 0.0118, 0.0085, 300)),
     )
 
 
@@ -152,6 +154,7 @@ def test_display_unit_and_provenance(sent, derived):
             assert ds.StudyDate == "20200101"
     qsm, phase = series(derived, "qsm")[0], series(derived, "phase")[0]
     assert "Reference region (0 ppb): whole brain" in qsm.DerivationDescription
+    assert "Mean +- SD of whole brain: 0 +- 31 ppb. Mean +- SD of fluid: 12 +- 8 ppb." in qsm.DerivationDescription
     assert (qsm.SeriesNumber, phase.SeriesNumber) == (201, 202)
     assert (float(qsm.EchoTime), float(phase.EchoTime)) == (4.0, pytest.approx(source.acquisition.te_s[-1] * 1e3))
     assert phase.EchoNumbers == 2

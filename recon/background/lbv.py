@@ -43,7 +43,7 @@ class Lbv:
 
 
 def lbv(field_ppm: FloatArray, mask: BoolArray, voxel_mm: Vector, method: Lbv) -> Generator[Step, None, LocalField]:
-    """Field of the sources inside ``mask``; float32 (X, Y, Z) in ppm, 0 outside the mask and on its outermost layer.
+    """Field of the sources inside ``mask``, float32 (X, Y, Z) in ppm, on the mask without its outermost layer.
 
     Yields
     ------
@@ -54,15 +54,15 @@ def lbv(field_ppm: FloatArray, mask: BoolArray, voxel_mm: Vector, method: Lbv) -
         raise BadInput(f"mask holds {np.count_nonzero(mask)} voxels, none of them inside: LBV needs more")
     background = np.pad(np.where(mask, field_ppm, np.float32(0)), 1)
     yield from _harmonic(background, np.pad(mask, 1), np.pad(unknown, 1), voxel_mm, method)
-    local = np.where(mask, field_ppm - background[1:-1, 1:-1, 1:-1], np.float32(0))
-    return LocalField(local, mask)
+    local = np.where(unknown, field_ppm - background[1:-1, 1:-1, 1:-1], np.float32(0))
+    return LocalField(local, unknown)
 
 
 def _harmonic(
     values: FloatArray, known: BoolArray, unknown: BoolArray, voxel_mm: Vector, method: Lbv
 ) -> Generator[Step, None, None]:
     """Solve Laplace's equation on ``unknown`` in place; ``known`` holds them and the voxels with boundary values."""
-    coarse_unknown: BoolArray = _blocks(unknown).all(axis=(1, 3, 5))
+    coarse_unknown = np.asarray(_blocks(unknown).all(axis=(1, 3, 5)))
     if np.count_nonzero(coarse_unknown) > 64:
         inside = _blocks(known)
         count = inside.sum(axis=(1, 3, 5))

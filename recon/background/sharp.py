@@ -68,7 +68,7 @@ class Resharp:
 
 @dataclass(frozen=True, slots=True)
 class VSharp:
-    """Balls of several radii, the largest that fits at each voxel (Li et al. 2011, NeuroImage 55:1645; Wu et al. 2012, MRM 67:137).
+    """Balls of several radii, at each voxel the largest that fits (V-SHARP; Wu et al. 2012, MRM 67:137).
 
     Deconvolved with the largest ball as in :class:`Sharp`.
 

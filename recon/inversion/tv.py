@@ -54,7 +54,7 @@ class NonlinearTv:
     iterations: int = 60
     merit_factor: float = 6.0
     merit_at: tuple[int, ...] = (10, 20, 40)
-    reweight_ppm: float = 0.02
+    reweight_ppm: float = 0.01
     reweight_at: tuple[int, ...] = (30, 45)
 
     def __post_init__(self) -> None:
