@@ -128,6 +128,7 @@ def reconstruct(
     source: Annotated[Path, typer.Argument(metavar="IN", exists=True, file_okay=False, help="DICOM or BIDS folder.")],
     output: Output,
     mask: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Brain mask, NIfTI.")] = None,
+    recipe: Annotated[str, typer.Option(help="default, fast, medi, or a TOML file.")] = "default",
     segmentation: Annotated[bool, typer.Option("--segmentation", help="Write the mask as DICOM SEG too.")] = False,
     parametric_map: Annotated[bool, typer.Option("--parametric-map", help="Write QSM as float map too.")] = False,
     as_json: AsJson = False,
@@ -138,12 +139,14 @@ def reconstruct(
 
     from node.derive import DeriveOptions
     from node.offline import exit_code, reconstruct_folder
+    from node.recipes import recipe_named
 
     options = DeriveOptions(segmentation=segmentation, parametric_map=parametric_map)
     derived_at = datetime.now().astimezone().replace(microsecond=0)
     outcomes = []
     with _told(), _progress(quiet=as_json) as progress:
-        for outcome in reconstruct_folder(source, output, derived_at, mask=mask, options=options, progress=progress):
+        chosen = recipe_named(recipe)
+        for outcome in reconstruct_folder(source, output, derived_at, chosen, mask, options, progress):
             outcomes.append(outcome)
             if not as_json:
                 print("\n".join((str(outcome), *(f"         note: {w}" for w in outcome.warnings))))
@@ -152,6 +155,17 @@ def reconstruct(
     elif not outcomes:
         print(f"no DICOM or BIDS multi-echo gradient-echo images in {source}", file=sys.stderr)
     raise typer.Exit(exit_code(outcomes))
+
+
+@app.command()
+def recipe(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="default, fast, medi, or a TOML file.")] = "default",
+) -> None:
+    """Print a recipe as TOML: every stage with its method and parameters, to be edited and used as a file."""
+    from node.recipes import as_toml, recipe_named
+
+    with _told():
+        print(as_toml(recipe_named(name)), end="")
 
 
 @app.command()

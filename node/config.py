@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -20,6 +20,9 @@ from pydantic_settings import (
 )
 
 from node.errors import PermanentError
+
+RECIPE_NAMES = ("default", "fast", "medi")
+"""The keys of `recon.recipe.RECIPES`, which brings numba along."""
 
 HEALTH_AE_TITLE = "QSMHEALTH"
 """Calling AE title of the health check: heard from this machine alone, and only for C-ECHO."""
@@ -82,7 +85,7 @@ class Settings(BaseSettings):
     quiet_s: float = Field(
         default=60.0, gt=0, le=86400, description="an acquisition is judged after so long without a new image"
     )
-    recipe: Literal["default"] = "default"
+    recipe: str = Field(default="default", description="default, fast, medi, or a TOML file that says more")
     segmentation: bool = Field(default=False, description="deliver the brain mask too, as DICOM Segmentation")
     parametric_map: bool = Field(
         default=False, description="deliver QSM too as float Parametric Map, an archival copy"

@@ -28,6 +28,19 @@ def run_job(spec: JobSpec) -> JobOutcome:
     return work(spec)
 
 
+def recipe_text(setting: str) -> str:
+    """What a job is told to do by a setting: the recipe of this name or file, in one line.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such recipe, or its file cannot be used.
+    """
+    from node.recipes import as_text, recipe_named  # noqa: PLC0415  brings numba along
+
+    return as_text(recipe_named(setting))
+
+
 class Worker(Protocol):
     """A `concurrent.futures.Executor` that can be ended while a job runs."""
 

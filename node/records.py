@@ -79,7 +79,7 @@ class JobSpec:
     paths
         Source images.
     recipe
-        A name in `recon.recipe.RECIPES`.
+        The recipe in one line, see `node.recipes`.
     derived_at
         Time of derivation that the derived objects state.
     folder

@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Self
 
 from node import deliver
-from node.config import HEALTH_AE_TITLE, Peer, Settings
+from node.config import HEALTH_AE_TITLE, RECIPE_NAMES, Peer, Settings
 from node.errors import PermanentError
-from node.jobs import SpawnedWorker, Worker
+from node.jobs import SpawnedWorker, Worker, recipe_text
 from node.journal import Journal
 from node.log import get_logger
 from node.loops import Gatherer, Loop, Outbox, Reconstructor
@@ -71,6 +71,8 @@ class Node:
         ------
         CannotStart
             The data folder cannot be used or belongs to a running node, or the port is taken.
+        RecipeError
+            There is no such recipe, or its file cannot be used.
         """
         self._lock = self._take_data_dir()
         try:
@@ -120,8 +122,19 @@ class Node:
             raise CannotStart(f"data_dir {folder} belongs to a node that is running") from error
         return lock
 
+    def _recipe(self) -> str:
+        """The recipe as jobs carry it; a file is read by a worker, since it takes the numerics to understand one."""
+        if self.settings.recipe in RECIPE_NAMES:
+            return self.settings.recipe
+        worker = self._new_worker()
+        try:
+            text: str = worker.submit(recipe_text, self.settings.recipe).result()
+        finally:
+            worker.kill()
+        return text
+
     def _open(self) -> None:
-        settings = self.settings
+        settings = self.settings.model_copy(update={"recipe": self._recipe()})
         spool = Spool(settings.data_dir / "spool", int(settings.min_free_gb * 1e9))
         half_written = spool.clean()
         if half_written:

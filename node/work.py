@@ -12,9 +12,9 @@ from node.errors import NodeError, Refusal, Refused, TransientError
 from node.load import load
 from node.log import places
 from node.provenance import stage_warnings
+from node.recipes import from_text
 from node.records import Done, Failed, JobOutcome, JobSpec, Result
 from recon.pipeline import reconstruct
-from recon.recipe import RECIPES
 from recon.types import ReconError
 
 
@@ -23,7 +23,7 @@ def work(spec: JobSpec) -> JobOutcome:
     options = DeriveOptions(segmentation=spec.segmentation, parametric_map=spec.parametric_map)
     try:
         source = load(spec.paths)
-        result = reconstruct(source.acquisition, RECIPES[spec.recipe])
+        result = reconstruct(source.acquisition, from_text(spec.recipe))
         derived = write_derived(source, result, spec.folder, spec.derived_at, options)
     except Exception as error:
         return Failed(why(error), isinstance(error, TransientError | MemoryError | OSError))

@@ -72,7 +72,7 @@ def test_a_defect_of_ours_names_the_place_and_not_the_data(spec: JobSpec) -> Non
     assert isinstance(outcome, Failed)
     assert not outcome.transient
     assert outcome.refusal.code == "internal-error"
-    assert "KeyError at work.py" in outcome.refusal.sentence
+    assert "JSONDecodeError at decoder.py" in outcome.refusal.sentence
     assert "Doe" not in outcome.refusal.sentence
 
 

@@ -24,6 +24,7 @@ from node.jobs import InlineWorker
 from node.journal import Journal
 from node.loops import BREATH_S, Gatherer, Loop
 from node.overview import asides, summaries
+from node.recipes import RecipeError
 from node.records import Received
 from node.service import CannotStart, Node, check
 
@@ -243,7 +244,13 @@ def settings_for(folder: Path, pacs: loopback.Pacs | None = None, **more: object
 def test_the_whole_way_and_back_again(
     tmp_path: Path, tiny_study: list[Path], eventually: Callable[..., None]
 ) -> None:
-    with loopback.Pacs(tmp_path / "pacs") as pacs, Node(settings_for(tmp_path / "data", pacs), InlineWorker) as node:
+    own = tmp_path / "own.toml"
+    own.write_text("[inversion]\niterations = 50\n")
+    with (
+        loopback.Pacs(tmp_path / "pacs") as pacs,
+        Node(settings_for(tmp_path / "data", pacs, recipe=str(own)), InlineWorker) as node,
+    ):
+        own.unlink()  # a running node keeps what it started with
 
         def state() -> str:
             return next((summary.state for summary in summaries(node.journal)), "")
@@ -253,6 +260,8 @@ def test_the_whole_way_and_back_again(
         eventually(lambda: state() == "delivered", "the results are delivered")
         derived = [pydicom.dcmread(path) for path in pacs.paths()]
         assert len(derived) == 32
+        (parameters,) = {ds.ContributingEquipmentSequence[0].ContributionDescription for ds in derived}
+        assert parameters.startswith("recipe own; ")
         assert {ds.StudyInstanceUID for ds in derived} == {pydicom.dcmread(tiny_study[0]).StudyInstanceUID}
 
         loopback.send(pacs.paths(), node.port, "QSMNODE")
@@ -273,6 +282,13 @@ def test_nothing_is_left_after_stop(tmp_path: Path) -> None:
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
     assert "nobody answers" in check(settings_for(tmp_path), port)
+
+
+def test_a_recipe_that_cannot_be_used_is_told_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("[inversion]\niterations = 5\n")
+    for _ in range(2):
+        with pytest.raises(RecipeError, match="own.toml: NonlinearTv: merit_at and reweight_at lie beyond 5"):
+            Node(settings_for(tmp_path, recipe=str(tmp_path / "own.toml")), InlineWorker).start()
 
 
 def test_one_data_folder_has_one_node(tmp_path: Path) -> None:
