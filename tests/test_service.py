@@ -287,7 +287,7 @@ def test_nothing_is_left_after_stop(tmp_path: Path) -> None:
 def test_a_recipe_that_cannot_be_used_is_told_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text("[inversion]\niterations = 5\n")
     for _ in range(2):
-        with pytest.raises(RecipeError, match="own.toml: NonlinearTv: merit_at and reweight_at lie beyond 5"):
+        with pytest.raises(RecipeError, match=r"own\.toml: NonlinearTv: merit_at and reweight_at lie beyond 5"):
             Node(settings_for(tmp_path, recipe=str(tmp_path / "own.toml")), InlineWorker).start()
 
 
