@@ -305,7 +305,7 @@ def solve_chi(
     """Solve the normal equations on the flat rfft grid; chi^ replaces ``g``, D chi^ goes to ``dchi``."""
     for i in numba.prange(g.shape[0]):
         d = dipole[i]
-        new = (mu1 * g[i] + (mu2 * d) * z[i]) / (mu1 * power[i] + mu2 * d * d)
+        new = (mu1 * g[i] + (mu2 * d) * z[i]) * (ONE / (mu1 * power[i] + mu2 * d * d))
         g[i] = new
         dchi[i] = d * new
 

@@ -32,10 +32,10 @@ class LinearTv:
     """
 
     alpha_ppm: float = 4e-4
-    mu_gradient: float = 30.0
-    mu_data: float = 0.3
+    mu_gradient: float = 60.0
+    mu_data: float = 0.08
     relaxation: float = 1.7
-    iterations: int = 60
+    iterations: int = 40
 
     def __post_init__(self) -> None:
         positive = (self.alpha_ppm, self.mu_gradient, self.mu_data, self.iterations)

@@ -48,14 +48,14 @@ class NonlinearTv:
     """
 
     alpha_ppm: float = 4e-4
-    mu_gradient: float = 30.0
-    mu_data: float = 0.3
+    mu_gradient: float = 60.0
+    mu_data: float = 0.08
     relaxation: float = 1.7
-    iterations: int = 60
+    iterations: int = 40
     merit_factor: float = 6.0
-    merit_at: tuple[int, ...] = (10, 20, 40)
+    merit_at: tuple[int, ...] = (8, 16, 28)
     reweight_ppm: float = 0.01
-    reweight_at: tuple[int, ...] = (30, 45)
+    reweight_at: tuple[int, ...] = (20, 30)
 
     def __post_init__(self) -> None:
         positive = (self.alpha_ppm, self.mu_gradient, self.mu_data, self.merit_factor, self.reweight_ppm)
@@ -73,7 +73,7 @@ def nonlinear_tv(problem: Problem, method: NonlinearTv) -> Inverting:
 
     Yields
     ------
-    Step with the relative change of chi over the mask.
+    Step with the relative change of chi.
     """
     local, brain, voxel_mm = problem.local, problem.brain, problem.voxel_mm
     shape = brain.shape
@@ -108,9 +108,14 @@ def nonlinear_tv(problem: Problem, method: NonlinearTv) -> Inverting:
             merit(w2, residual, method.merit_factor)
         if iteration in method.reweight_at:
             faces = face_weights(brain, chi, w2.reshape(shape), scales, method.reweight_ppm)
-        change = float(np.linalg.norm((chi - previous)[brain]) / (np.linalg.norm(chi[brain]) + 1e-30))
-        yield Step(iteration, method.iterations, change)
+        yield Step(iteration, method.iterations, relative_change(chi, previous))
     return chi
+
+
+def relative_change(chi: FloatArray, previous: FloatArray) -> float:
+    """Norm of the last change over that of chi, on every fourth plane: a figure to watch, not to stop by."""
+    now, before = chi[::4], previous[::4]
+    return float(np.linalg.norm(now - before) / (np.linalg.norm(now) + 1e-30))
 
 
 def merit(weight2: FloatArray, residual: FloatArray, factor: float) -> None:
