@@ -15,7 +15,7 @@ def conjugate_gradients(
     right: FloatArray,
     limit: int,
     tolerance: float,
-    diagonal: FloatArray | None = None,
+    precondition: Callable[[FloatArray], FloatArray] | None = None,
 ) -> Generator[Step, None, FloatArray]:
     r"""Minimise :math:`\tfrac12 x^T A x - b^T x` from x = 0 (Hestenes & Stiefel 1952).
 
@@ -27,8 +27,8 @@ def conjugate_gradients(
         float32 (X, Y, Z), b.
     limit, tolerance
         Stop after so many iterations, or when the residual has fallen to this fraction of b.
-    diagonal
-        float32 (X, Y, Z), positive: the residual is divided by it (Jacobi preconditioner).
+    precondition
+        An approximate inverse of A, symmetric and positive.
 
     Yields
     ------
@@ -36,7 +36,7 @@ def conjugate_gradients(
     """
     x = np.zeros_like(right)
     residual = right.copy()
-    scaled = residual if diagonal is None else residual / diagonal
+    scaled = residual if precondition is None else precondition(residual)
     direction = scaled.copy()
     product = _dot(residual, scaled)
     start = norm = _dot(residual, residual)
@@ -47,7 +47,7 @@ def conjugate_gradients(
         step = np.float32(product / _dot(direction, image))
         x += step * direction
         residual -= step * image
-        scaled = residual if diagonal is None else residual / diagonal
+        scaled = residual if precondition is None else precondition(residual)
         previous, product, norm = product, _dot(residual, scaled), _dot(residual, residual)
         direction *= np.float32(product / previous)
         direction += scaled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -102,7 +103,9 @@ def medi(problem: Problem, method: Medi) -> Inverting:
         downhill = field_of(w2 * np.sin(k * (field - dchi)) / k) - gradient_adjoint(weight * slope, scales)
         downhill -= csf_weight * uniformity(chi, problem.csf)
         diagonal = np.float32(MEAN_DIPOLE2 * w2.mean()) + 2 * weight.sum(axis=0) + csf_weight * problem.csf
-        step = solved(conjugate_gradients(hessian, downhill, method.inner, method.inner_tolerance, diagonal))
+        step = solved(
+            conjugate_gradients(hessian, downhill, method.inner, method.inner_tolerance, partial(jacobi, diagonal))
+        )
         chi += step
         dchi = field_of(chi)
         residual = np.sqrt(w2) * np.float32(2) * np.abs(np.sin(k * (dchi - field) / 2)) / k
@@ -112,6 +115,11 @@ def medi(problem: Problem, method: Medi) -> Inverting:
         if change < method.change:
             break
     return chi
+
+
+def _divided(diagonal: FloatArray, residual: FloatArray) -> FloatArray:
+    """The residual divided by an approximate diagonal of the Hessian."""
+    return residual / diagonal
 
 
 def uniformity(chi_ppm: FloatArray, region: BoolArray) -> FloatArray:
