@@ -51,14 +51,14 @@ def sphere_field(voxel_mm, b0_dir, centre_mm, radius_mm, chi_ppm):
     return field.reshape(*(k for n in SHAPE for k in (n, sub))).mean(axis=(1, 3, 5)).astype(np.float32)
 
 
-def brain_of(voxel_mm):
+def ellipsoid():
     axes = [((np.arange(n) + 0.5) - n / 2) / (0.42 * n) for n in SHAPE]
     x, y, z = axes
     return x[:, None, None] ** 2 + y[None, :, None] ** 2 + z[None, None, :] ** 2 < 1
 
 
 def problem_of(field, voxel_mm=(1.0, 1.0, 1.0), b0_dir=(0.0, 0.0, 1.0), brain=None, **more):
-    brain = brain_of(voxel_mm) if brain is None else brain
+    brain = ellipsoid() if brain is None else brain
     ones = np.ones(brain.shape, np.float32)
     magnitude = np.where(brain, ones, np.float32(0))
     local = LocalField(np.where(brain, field, 0).astype(np.float32), brain)
@@ -115,7 +115,7 @@ def test_the_mirror_image_of_the_field_gives_the_mirror_image_of_chi(method):
 def test_turning_the_volume_turns_the_map(method):
     """By 90 degrees about x, so that B0 goes from z to y."""
     field = sphere_field((1.0, 1.0, 1.0), (0.0, 0.0, 1.0), (2, -3, 1), 4.0, 0.8)
-    brain = brain_of((1.0, 1.0, 1.0))
+    brain = ellipsoid()
     upright = chi_of(problem_of(field), method)
     turned = chi_of(problem_of(field.swapaxes(1, 2), b0_dir=(0.0, 1.0, 0.0), brain=brain.swapaxes(1, 2)), method)
     np.testing.assert_allclose(turned.swapaxes(1, 2), upright, atol=3e-3)

@@ -104,7 +104,7 @@ def medi(problem: Problem, method: Medi) -> Inverting:
         downhill -= csf_weight * uniformity(chi, problem.csf)
         diagonal = np.float32(MEAN_DIPOLE2 * w2.mean()) + 2 * weight.sum(axis=0) + csf_weight * problem.csf
         step = solved(
-            conjugate_gradients(hessian, downhill, method.inner, method.inner_tolerance, partial(jacobi, diagonal))
+            conjugate_gradients(hessian, downhill, method.inner, method.inner_tolerance, partial(divided, diagonal))
         )
         chi += step
         dchi = field_of(chi)
@@ -117,7 +117,7 @@ def medi(problem: Problem, method: Medi) -> Inverting:
     return chi
 
 
-def _divided(diagonal: FloatArray, residual: FloatArray) -> FloatArray:
+def divided(diagonal: FloatArray, residual: FloatArray) -> FloatArray:
     """The residual divided by an approximate diagonal of the Hessian."""
     return residual / diagonal
 
