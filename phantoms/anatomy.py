@@ -64,13 +64,14 @@ REACH = ((-93.0, 93.0), (-111.0, 111.0), (-81.0, 81.0))
 class Painted:
     """The head on a grid.
 
-    ``label`` uint8 chooses the tissue of the signal in ``Head.tissues``, ``chi_ppm`` float32 is the susceptibility
-    relative to water, ``brain`` bool is everything inside the pia, ``foreign`` bool what is no part of the brain
-    wherever it lies (bone, air, dural sinuses), ``texture`` float32 a smooth field of unit
-    variance for the relative variation of the signal.
+    ``label`` uint8 chooses the tissue of the signal in ``Head.tissues``, ``chi_label`` that of the susceptibility,
+    ``chi_ppm`` float32 is the susceptibility relative to water, ``brain`` bool is everything inside the pia,
+    ``foreign`` bool what is no part of the brain wherever it lies (bone, air, dural sinuses), ``texture`` float32 a
+    smooth field of unit variance for the relative variation of the signal.
     """
 
     label: LabelArray
+    chi_label: LabelArray
     chi_ppm: FloatArray
     brain: npt.NDArray[np.bool_]
     foreign: npt.NDArray[np.bool_]
@@ -119,7 +120,7 @@ class Head:
         chi = np.array([t.chi_ppm for t in self.tissues], dtype=np.float32)[chi_label]
         chi += np.array([t.chi_sd_ppm for t in self.tissues], dtype=np.float32)[chi_label] * charts["chi texture"]
         foreign = np.array([t.name in OUTSIDE_BRAIN for t in self.tissues])[label]
-        return Painted(label, chi, brain, foreign, charts["texture"])
+        return Painted(label, chi_label, chi, brain, foreign, charts["texture"])
 
     def _layers(
         self, axes: Axes, charts: dict[str, FloatArray]
@@ -145,7 +146,7 @@ class Head:
         chi_label = label.copy()
         rim = 2.9 + 0.3 * bump
         for target, wander in ((label, np.float32(0)), (chi_label, charts["slip"])):
-            target[brain & (csf > 0)] = LABEL["grey matter"]
+            target[brain & (csf > 0.5 * wander)] = LABEL["grey matter"]
             target[brain & (csf > rim + wander)] = LABEL["white matter"]
         self._hindbrain(charts, brain, label, chi_label)
         reach = np.hypot(charts["fold"], depth - 0.8)
@@ -212,8 +213,9 @@ class Head:
             box = window(axes, (x - r, y - r, z - r), (x + r, y + r, z + r))
             if box is None:
                 continue
-            inside = lesion.distance_mm(cut(axes, box)) < 0
-            label[box][inside] = chi_label[box][inside] = self.label_of(index)
+            distance = lesion.distance_mm(cut(axes, box))
+            label[box][distance < 0] = self.label_of(index)
+            chi_label[box][distance < lesion.chi_margin_mm] = self.label_of(index)
 
 
 def _sheet(across_mm: FloatArray, beyond_mm: FloatArray, half_mm: float) -> FloatArray:

@@ -9,7 +9,7 @@ Values: hemorrhages and calcifications of 0.2-2 ppm (Liu T. et al., Radiology 20
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -40,6 +40,8 @@ class Lesion:
         The ellipsoid that the surface follows.
     irregularity
         Relative standard deviation of the radius over directions; 0 is the ellipsoid.
+    chi_margin_mm
+        How far the susceptibility goes beyond the outline of the signal; negative where it ends inside.
     r2s_hz, pd, t1_s
         R2* in 1/s without the part that the lesion's own field adds, proton density relative to water, T1 in s.
     seed
@@ -52,6 +54,7 @@ class Lesion:
     radii_mm: Vector
     angles_deg: Vector = (0.0, 0.0, 0.0)
     irregularity: float = 0.12
+    chi_margin_mm: float = 0.0
     r2s_hz: float = 100.0
     pd: float = 0.6
     t1_s: float = 1.0
@@ -66,11 +69,13 @@ class Lesion:
             raise BadInput(f"radii_mm must be positive, got {self.radii_mm}")
         if not 0 <= self.irregularity <= 0.3:
             raise BadInput(f"irregularity must be 0-0.3, got {self.irregularity}")
+        if abs(self.chi_margin_mm) >= min(self.radii_mm):
+            raise BadInput(f"chi_margin_mm must be smaller than the radii, got {self.chi_margin_mm}")
 
     @property
     def reach_mm(self) -> float:
         """No point of the lesion is farther from its centre."""
-        return max(self.radii_mm) * (1 + 2.5 * self.irregularity)
+        return max(self.radii_mm) * (1 + 2.5 * self.irregularity) + max(0.0, self.chi_margin_mm)
 
     def distance_mm(self, axes: Axes) -> FloatArray:
         """Approximate signed distance to the surface, negative inside."""
@@ -92,26 +97,36 @@ class Lesion:
         return np.asarray(smooth - np.clip(bumps, -limit, limit), dtype=np.float32)
 
 
-def _bleed(chi_ppm: float, centre_mm: Vector, radii_mm: Vector, seed: int) -> Lesion:
+def _bleed(chi_ppm: float, centre_mm: Vector, radii_mm: Vector, seed: int, margin_mm: float = 0.0) -> Lesion:
     r2s_hz = 40.0 + 90.0 * chi_ppm
-    return Lesion("hemorrhage", chi_ppm, centre_mm, radii_mm, r2s_hz=r2s_hz, pd=0.65, seed=seed)
+    return Lesion(
+        "hemorrhage", chi_ppm, centre_mm, radii_mm, chi_margin_mm=margin_mm, r2s_hz=r2s_hz, pd=0.65, seed=seed
+    )
 
 
-def _calcification(chi_ppm: float, centre_mm: Vector, radii_mm: Vector, seed: int, pd: float) -> Lesion:
-    return Lesion("calcification", chi_ppm, centre_mm, radii_mm, r2s_hz=30.0 + 40.0 * abs(chi_ppm), pd=pd, seed=seed)
+def _calcification(
+    chi_ppm: float, centre_mm: Vector, radii_mm: Vector, seed: int, pd: float, margin_mm: float = 0.0
+) -> Lesion:
+    r2s_hz = 30.0 + 40.0 * abs(chi_ppm)
+    return Lesion(
+        "calcification", chi_ppm, centre_mm, radii_mm, chi_margin_mm=margin_mm, r2s_hz=r2s_hz, pd=pd, seed=seed
+    )
 
 
 DEMO_LESIONS: tuple[Lesion, ...] = (
-    _bleed(0.9, (38, 22, 20), (9, 12, 8), 1),
+    _bleed(0.9, (38, 22, 20), (9, 12, 8), 1, 0.8),
     _bleed(0.7, (-30, -34, 22), (3.0, 3.0, 3.2), 2),
     _bleed(0.5, (-44, 34, 8), (2.6, 2.4, 2.6), 3),
-    _bleed(0.6, (-11, 12, 6), (2.8, 3.0, 2.6), 4),
+    _bleed(0.6, (-11, 12, 6), (2.8, 3.0, 2.6), 4, -0.4),
     _calcification(-1.2, (34, -40, 18), (5.5, 4.5, 5.0), 5, 0.15),
-    _calcification(-0.6, (-30, 44, 30), (2.8, 2.6, 3.0), 6, 0.40),
+    _calcification(-0.6, (-30, 44, 30), (2.8, 2.6, 3.0), 6, 0.40, 0.4),
     _calcification(-0.8, (19.5, -4, 0), (3.2, 4.2, 3.2), 7, 0.35),
     _calcification(-0.5, (-27, 4, 34), (2.6, 2.8, 2.6), 8, 0.45),
 )
-"""A hematoma, three microbleeds (one thalamic), a solid calcification, two punctate ones, one in a pallidum."""
+"""A hematoma, three microbleeds (one thalamic), a solid calcification, two punctate ones, one in a pallidum.
+
+In three of them susceptibility and signal differ in extent.
+"""
 
 Depth = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 """Points in mm, (N, 3), to their depth below the brain's surface in mm, (N,); negative outside."""
@@ -120,13 +135,16 @@ Depth = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 def random_lesion(
     rng: np.random.Generator, kind: Kind, centre_mm: Vector, radius_mm: float, chi_ppm: float
 ) -> Lesion:
-    """A lesion of a given kind, place, mean radius and |chi|; its outline and its signal are drawn."""
+    """A lesion of a given kind, place, mean radius and |chi|; its outline and its signal are drawn.
+
+    In one of three the susceptibility ends elsewhere than the signal, by up to a quarter of the radius.
+    """
     stretch = np.exp(rng.normal(0, 0.15, 3))
     stretch *= radius_mm / np.cbrt(stretch.prod())
     angles = rng.uniform(0, 180, 3)
     size = abs(chi_ppm)
     blood = kind == "hemorrhage"
-    return Lesion(
+    lesion = Lesion(
         kind,
         size if blood else -size,
         centre_mm,
@@ -137,6 +155,8 @@ def random_lesion(
         pd=float(rng.uniform(0.5, 0.75) if blood else rng.uniform(0.12, 0.5)),
         seed=int(rng.integers(2**31)),
     )
+    margin_mm = float(rng.choice([-1, 1]) * rng.uniform(0.1, 0.25) * radius_mm)
+    return replace(lesion, chi_margin_mm=margin_mm) if rng.random() < 1 / 3 else lesion
 
 
 def random_lesions(

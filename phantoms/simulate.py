@@ -112,8 +112,9 @@ SMALL_PROTOCOL = replace(REFERENCE_PROTOCOL, shape=(128, 128, 72), voxel_mm=(1.6
 class PlacedLesion:
     """A lesion on the acquired grid.
 
-    ``mask`` bool (X, Y, Z) holds the voxels that are lesion to one half or more, ``volume_mm3`` is the volume of the
-    lesion itself, ``mean_chi_ppm`` the mean of the true map over ``mask`` (NaN when no voxel is half lesion).
+    ``mask`` bool (X, Y, Z) holds the voxels whose susceptibility is the lesion's to one half or more,
+    ``volume_mm3`` is the volume of that susceptibility, ``mean_chi_ppm`` the mean of the true map over ``mask`` (NaN
+    when no voxel is half lesion).
     """
 
     lesion: Lesion
@@ -253,7 +254,7 @@ def _paint(head: Head, protocol: Protocol, axes: Axes, bias: Chart) -> _Object:
         low, high = cubes.min(axis=(1, 3, 5)), cubes.max(axis=(1, 3, 5))
         obj.labels[..., acquired] = np.where(low == high, low, MIXED)
         for index, fraction in enumerate(obj.fractions):
-            own_voxels = painted.label == head.label_of(index)
+            own_voxels = painted.chi_label == head.label_of(index)
             if own_voxels.any():
                 fraction[..., acquired] = box_mean(own_voxels, factor)
 
