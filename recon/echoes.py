@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
-from recon import kernels
+from recon import echo_kernels
 from recon.types import Acquisition, BadRecipe, BoolArray, ComplexArray, FieldMap, FloatArray, Shape, Vector
 
 
@@ -119,7 +119,7 @@ def second_phase(echoes: Echoes) -> FloatArray:
 def _pair_phase(echoes: Echoes, pairs: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
     product = np.empty(echoes.magnitude.shape[1], dtype=np.complex64)
     power = np.empty(echoes.magnitude.shape[1], dtype=np.float32)
-    kernels.hermitian_product(echoes.magnitude, echoes.phase, pairs, product, power)
+    echo_kernels.hermitian_product(echoes.magnitude, echoes.phase, pairs, product, power)
     return np.angle(product), np.sqrt(power)
 
 
@@ -143,7 +143,7 @@ def whole_turns(echoes: Echoes, field_hz: FloatArray) -> int:
 
     def agreement(turns: int) -> float:
         field = field_hz[bright] + np.float32(turns / spacing_s)
-        kernels.demodulated_sum(magnitude, phase, field, echoes.te_s, np.arange(len(echoes.te_s)), total)
+        echo_kernels.demodulated_sum(magnitude, phase, field, echoes.te_s, np.arange(len(echoes.te_s)), total)
         return float(np.abs(total).sum(dtype=np.float64))
 
     return max(range(-3, 4), key=lambda turns: (agreement(turns), -abs(turns)))
@@ -157,14 +157,14 @@ def phase_offset(echoes: Echoes, field_hz: FloatArray, fit: ComplexFit) -> Float
     if len(echoes.te_s) == 1:
         return np.zeros_like(field_hz)
     total = np.empty(field_hz.shape, dtype=np.complex64)
-    kernels.demodulated_sum(echoes.magnitude, echoes.phase, field_hz, echoes.te_s, np.arange(2), total)
+    echo_kernels.demodulated_sum(echoes.magnitude, echoes.phase, field_hz, echoes.te_s, np.arange(2), total)
     index = np.flatnonzero(echoes.mask)
     block = np.array([max(1, round(fit.offset_block_mm / h)) for h in echoes.voxel_mm])
     coarse = block_sums(total, index, echoes.mask.shape, block)
     sigma = [fit.offset_sigma_mm / (h * b) for h, b in zip(echoes.voxel_mm, block, strict=True)]
     smooth = gaussian_filter(coarse.real, sigma) + 1j * gaussian_filter(coarse.imag, sigma)
     fine = np.empty_like(total)
-    kernels.trilinear(smooth.astype(np.complex64), block, index, np.array(echoes.mask.shape), fine)
+    echo_kernels.trilinear(smooth.astype(np.complex64), block, index, np.array(echoes.mask.shape), fine)
     return np.angle(fine)
 
 
@@ -190,7 +190,7 @@ def fit_field(echoes: Echoes, field_hz: FloatArray, offset_rad: FloatArray, fit:
     lever, square = np.empty_like(field), np.empty_like(field)
     limit_hz = np.float32(0.25 / echo_spacing_s(echoes.te_s))
     steps = fit.steps if len(echoes.te_s) > 1 else 0
-    kernels.fit_echoes(
+    echo_kernels.fit_echoes(
         echoes.magnitude, echoes.phase, offset_rad, echoes.te_s, steps, limit_hz,
         field, r2s, amplitude, lever, square,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import assert_never
 import numpy as np
 from scipy import ndimage
 
-from recon import kernels
+from recon import echo_kernels
 from recon.conjugate_gradients import conjugate_gradients
 from recon.fourier import gradient_power, irfft, rfft
 from recon.operators import gradient, gradient_adjoint
@@ -121,7 +121,7 @@ UNIT = (1.0, 1.0, 1.0)
 def region_growing(phase: FloatArray, second: FloatArray, magnitude: FloatArray, mask: BoolArray) -> FloatArray:
     """Unwrap ``phase`` inside ``mask`` by :class:`RegionGrowing`, each part that does not touch another by itself."""
     quality = np.empty((*phase.shape, 3), dtype=np.uint8)
-    kernels.edge_quality(phase, second, magnitude, mask, quality)
+    echo_kernels.edge_quality(phase, second, magnitude, mask, quality)
     unwrapped = np.where(mask, phase, np.float32(0))
     waiting = np.empty(3 * phase.size, dtype=np.int32)
     heads = np.empty(256, dtype=np.int32)
@@ -129,7 +129,7 @@ def region_growing(phase: FloatArray, second: FloatArray, magnitude: FloatArray,
     regions, count = ndimage.label(mask)
     labels = np.arange(1, count + 1)
     for seed in ndimage.maximum_position(magnitude, regions, labels):
-        kernels.grow(unwrapped, quality, np.ravel_multi_index(seed, phase.shape), waiting, heads, done)
+        echo_kernels.grow(unwrapped, quality, np.ravel_multi_index(seed, phase.shape), waiting, heads, done)
     turns = np.round(ndimage.median(unwrapped, regions, labels) / (2 * np.pi))
     unwrapped -= np.concatenate([[0], 2 * np.pi * turns]).astype(np.float32)[regions]
     return unwrapped
