@@ -15,6 +15,9 @@ from scipy.ndimage import gaussian_filter
 from recon import echo_kernels
 from recon.types import Acquisition, BadRecipe, BoolArray, ComplexArray, FieldMap, FloatArray, Shape, Vector
 
+OFFSET_PASSES = 8
+"""Smoothings of what the last one missed; 2 leave a third of the error at the edge, 8 a sixth."""
+
 
 @dataclass(frozen=True, slots=True)
 class ComplexFit:
@@ -150,7 +153,7 @@ def whole_turns(echoes: Echoes, field_hz: FloatArray) -> int:
 
 
 def phase_offset(echoes: Echoes, field_hz: FloatArray, fit: ComplexFit) -> FloatArray:
-    """Phase at echo time 0, rad (N,): the first two echoes with the field taken out, smoothed as a complex number.
+    """Phase at echo time 0, rad (N,): the first two echoes with the field taken out, smoothed over blocks.
 
     0 with a single echo, where offset and field cannot be told apart.
     """
@@ -160,12 +163,27 @@ def phase_offset(echoes: Echoes, field_hz: FloatArray, fit: ComplexFit) -> Float
     echo_kernels.demodulated_sum(echoes.magnitude, echoes.phase, field_hz, echoes.te_s, np.arange(2), total)
     index = np.flatnonzero(echoes.mask)
     block = np.array([max(1, round(fit.offset_block_mm / h)) for h in echoes.voxel_mm])
-    coarse = block_sums(total, index, echoes.mask.shape, block)
     sigma = [fit.offset_sigma_mm / (h * b) for h, b in zip(echoes.voxel_mm, block, strict=True)]
-    smooth = gaussian_filter(coarse.real, sigma) + 1j * gaussian_filter(coarse.imag, sigma)
+    smooth = smooth_phase(block_sums(total, index, echoes.mask.shape, block), sigma)
     fine = np.empty_like(total)
-    echo_kernels.trilinear(smooth.astype(np.complex64), block, index, np.array(echoes.mask.shape), fine)
+    echo_kernels.trilinear(np.exp(1j * smooth), block, index, np.array(echoes.mask.shape), fine)
     return np.angle(fine)
+
+
+def smooth_phase(signal: ComplexArray, sigma: Sequence[float]) -> FloatArray:
+    """Phase of a complex volume, rad, smoothed by a Gaussian of ``sigma`` voxels.
+
+    At the edge of the brain a mean sees one side only, and a phase with a slope comes out wrong there by
+    sigma times the slope: 0.3 Hz in the field of the outermost voxels. So what the mean missed is smoothed and
+    added, again and again (twicing: Tukey 1977, Exploratory Data Analysis, ch. 16).
+    """
+    phase: FloatArray = np.angle(gaussian_filter(signal.real, sigma) + 1j * gaussian_filter(signal.imag, sigma))
+    weight = np.abs(signal)
+    around = gaussian_filter(weight, sigma) + np.float32(1e-6) * weight.max()
+    for _ in range(OFFSET_PASSES):
+        missed = np.angle(signal * np.exp(-1j * phase))
+        phase += gaussian_filter(weight * missed, sigma) / around
+    return phase
 
 
 def block_sums(
