@@ -67,22 +67,25 @@ def readout_phase(echoes: Echoes, method: Readout) -> ReadoutPhase:
     lattice = np.zeros(echoes.mask.shape, dtype=np.bool_)
     lattice[tuple(slice(None, None, s) for s in stride)] = True
     chosen = np.flatnonzero(lattice[echoes.mask])
-    small = np.zeros(echoes.mask.shape, dtype=np.complex128)
-    small[lattice & echoes.mask] = _second_difference(echoes, chosen)
-    signal = small[tuple(slice(None, None, s) for s in stride)]
+    lattice &= echoes.mask
+    seen = _second_difference(echoes, chosen)
+    signal = np.zeros([-(-n // s) for n, s in zip(echoes.mask.shape, stride, strict=True)], dtype=np.complex128)
+    signal[lattice[tuple(slice(None, None, s) for s in stride)]] = seen
     slope = np.array([_slope(signal, axis) / s for axis, s in enumerate(stride)])
 
-    places = np.stack(np.nonzero(echoes.mask), axis=1).astype(np.float32)
-    centre = places.mean(axis=0, dtype=np.float64)
-    theta4 = (places - centre.astype(np.float32)) @ slope.astype(np.float32)
-    total = (small[echoes.mask][chosen] * np.exp(-1j * theta4[chosen])).sum()
-    theta = (theta4 + np.float32(np.angle(total))) / 4
-    size = float(np.sqrt(np.mean(theta**2, dtype=np.float64)))
-    coherence = float(np.abs(total) / (np.abs(signal).sum() + 1e-30))
+    places = np.stack(np.nonzero(lattice), axis=1)
+    centre = places.mean(axis=0)
+    theta4 = (places - centre) @ slope
+    total = (seen * np.exp(-1j * theta4)).sum()
+    constant = float(np.angle(total))
+    size = float(np.sqrt(np.mean((theta4 + constant) ** 2))) / 4
+    coherence = float(np.abs(total) / (np.abs(seen).sum() + 1e-30))
     if coherence < method.coherence or size < method.least_rad:
         return ReadoutPhase(
             None, f"monopolar ({size:.2f} rad between odd and even echoes, coherence {coherence:.2f})"
         )
+    everywhere = np.stack(np.nonzero(echoes.mask), axis=1)
+    theta = ((everywhere - centre) @ slope + constant) / 4
     return ReadoutPhase(theta.astype(np.float32), f"bipolar, corrected by {size:.2f} rad rms")
 
 

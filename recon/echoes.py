@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
 from recon import echo_kernels
-from recon.types import Acquisition, BadRecipe, BoolArray, ComplexArray, FieldMap, FloatArray, Shape, Vector
+from recon.types import Acquisition, BadRecipe, BoolArray, ComplexArray, FieldMap, FloatArray, Vector
 
 OFFSET_PASSES = 8
 """Smoothings of what the last one missed; 2 leave a third of the error at the edge, 8 a sixth."""
@@ -71,9 +71,10 @@ class Echoes:
     @staticmethod
     def of(acquisition: Acquisition, brain: BoolArray, mask: BoolArray) -> Echoes:
         """The ``brain`` voxels of an acquisition; ``mask`` holds the same voxels, in the same order."""
+        index = np.flatnonzero(brain)
         return Echoes(
-            acquisition.magnitude[:, brain],
-            acquisition.phase[:, brain],
+            _gathered(acquisition.magnitude, index),
+            _gathered(acquisition.phase, index),
             np.array(acquisition.te_s, dtype=np.float32),
             mask,
             acquisition.geometry.voxel_mm,
@@ -101,34 +102,27 @@ def shortest_pairs(te_s: FloatArray) -> npt.NDArray[np.int64]:
     return np.stack([first, first + 1], axis=1)
 
 
-def first_phase(echoes: Echoes) -> tuple[FloatArray, FloatArray]:
-    """Wrapped phase per echo spacing, and the amplitude that stands behind it.
+def _gathered(volumes: FloatArray, index: npt.NDArray[np.int64]) -> FloatArray:
+    values = np.empty((len(volumes), index.size), dtype=np.float32)
+    echo_kernels.gather(volumes.reshape(len(volumes), -1), index, values)
+    return values
+
+
+def first_phase(echoes: Echoes) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Wrapped phase per echo spacing, another estimate of the same phase, and the amplitude behind them; (N,).
 
     With two echoes or more: argument and square root modulus of the sum over the shortest pairs of
-    ``conj(S_a) S_b``, free of the phase offset. With one echo: its phase and magnitude.
+    ``conj(S_a) S_b``, free of the phase offset, and argument of the first pair alone. With one echo: its phase,
+    twice, and its magnitude.
     """
     if len(echoes.te_s) == 1:
-        return _wrapped(echoes.phase[0]), echoes.magnitude[0]
-    return _pair_phase(echoes, shortest_pairs(echoes.te_s))
-
-
-def second_phase(echoes: Echoes) -> FloatArray:
-    """Another estimate of :func:`first_phase`, rad (N,), from the first of its pairs alone."""
-    if len(echoes.te_s) == 1:
-        return _wrapped(echoes.phase[0])
-    return _pair_phase(echoes, shortest_pairs(echoes.te_s)[:1])[0]
-
-
-def _pair_phase(echoes: Echoes, pairs: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
-    product = np.empty(echoes.magnitude.shape[1], dtype=np.complex64)
-    power = np.empty(echoes.magnitude.shape[1], dtype=np.float32)
-    echo_kernels.hermitian_product(echoes.magnitude, echoes.phase, pairs, product, power)
-    return np.angle(product), np.sqrt(power)
-
-
-def _wrapped(phase: FloatArray) -> FloatArray:
-    turns: FloatArray = np.round(phase / np.float32(2 * np.pi))
-    return phase - np.float32(2 * np.pi) * turns
+        turns: FloatArray = np.round(echoes.phase[0] / np.float32(2 * np.pi))
+        phase = echoes.phase[0] - np.float32(2 * np.pi) * turns
+        return phase, phase, echoes.magnitude[0]
+    first, second, amplitude = (np.empty(echoes.magnitude.shape[1], dtype=np.float32) for _ in range(3))
+    pairs = shortest_pairs(echoes.te_s)
+    echo_kernels.pair_phase(echoes.magnitude, echoes.phase, pairs, first, second, amplitude)
+    return first, second, amplitude
 
 
 def whole_turns(echoes: Echoes, field_hz: FloatArray) -> int:
@@ -142,12 +136,12 @@ def whole_turns(echoes: Echoes, field_hz: FloatArray) -> int:
         return 0
     bright = np.argsort(echoes.magnitude[0])[-20_000:]
     magnitude, phase = echoes.magnitude[:, bright], echoes.phase[:, bright]
-    total = np.empty(bright.size, dtype=np.complex64)
+    total = np.empty((2, bright.size), dtype=np.float32)
 
     def agreement(turns: int) -> float:
         field = field_hz[bright] + np.float32(turns / spacing_s)
         echo_kernels.demodulated_sum(magnitude, phase, field, echoes.te_s, np.arange(len(echoes.te_s)), total)
-        return float(np.abs(total).sum(dtype=np.float64))
+        return float(np.hypot(*total).sum(dtype=np.float64))
 
     return max(range(-3, 4), key=lambda turns: (agreement(turns), -abs(turns)))
 
@@ -159,15 +153,15 @@ def phase_offset(echoes: Echoes, field_hz: FloatArray, fit: ComplexFit) -> Float
     """
     if len(echoes.te_s) == 1:
         return np.zeros_like(field_hz)
-    total = np.empty(field_hz.shape, dtype=np.complex64)
+    total = np.empty((2, field_hz.size), dtype=np.float32)
     echo_kernels.demodulated_sum(echoes.magnitude, echoes.phase, field_hz, echoes.te_s, np.arange(2), total)
-    index = np.flatnonzero(echoes.mask)
+    index, shape = np.flatnonzero(echoes.mask), np.array(echoes.mask.shape)
     block = np.array([max(1, round(fit.offset_block_mm / h)) for h in echoes.voxel_mm])
     sigma = [fit.offset_sigma_mm / (h * b) for h, b in zip(echoes.voxel_mm, block, strict=True)]
-    smooth = smooth_phase(block_sums(total, index, echoes.mask.shape, block), sigma)
-    fine = np.empty_like(total)
-    echo_kernels.trilinear(np.exp(1j * smooth), block, index, np.array(echoes.mask.shape), fine)
-    return np.angle(fine)
+    smooth = smooth_phase(block_sums(total, index, shape, block), sigma)
+    offset = np.empty_like(field_hz)
+    echo_kernels.trilinear_argument(np.exp(1j * smooth).astype(np.complex64), block, index, shape, offset)
+    return offset
 
 
 def smooth_phase(signal: ComplexArray, sigma: Sequence[float]) -> FloatArray:
@@ -187,15 +181,14 @@ def smooth_phase(signal: ComplexArray, sigma: Sequence[float]) -> FloatArray:
 
 
 def block_sums(
-    values: ComplexArray, index: npt.NDArray[np.int64], shape: Shape, block: npt.NDArray[np.int64]
+    values: FloatArray, index: npt.NDArray[np.int64], shape: npt.NDArray[np.int64], block: npt.NDArray[np.int64]
 ) -> ComplexArray:
-    """Sums of flat voxels over blocks of ``block`` voxels, complex64 on the grid of blocks."""
-    grid = -(-np.array(shape) // block)
-    x, y, z = np.unravel_index(index, shape)
-    cell = np.ravel_multi_index((x // block[0], y // block[1], z // block[2]), tuple(grid))
-    real = np.bincount(cell, values.real, int(grid.prod()))
-    imag = np.bincount(cell, values.imag, int(grid.prod()))
-    return (real + 1j * imag).astype(np.complex64).reshape(grid)
+    """Sums of flat voxels, real and imaginary parts (2, N), over blocks of ``block`` voxels, on the grid of blocks."""
+    grid = -(-shape // block)
+    starts = np.searchsorted(index, np.arange(grid[0] + 1) * block[0] * shape[1] * shape[2])
+    coarse = np.zeros((2, *grid))
+    echo_kernels.block_sums(values, index, shape, block, starts, coarse)
+    return (coarse[0] + 1j * coarse[1]).astype(np.complex64)
 
 
 def fit_field(echoes: Echoes, field_hz: FloatArray, offset_rad: FloatArray, fit: ComplexFit) -> FieldMap:
@@ -203,9 +196,8 @@ def fit_field(echoes: Echoes, field_hz: FloatArray, offset_rad: FloatArray, fit:
 
     The noise is the median residual of the fit over the mask.
     """
-    r2s, amplitude = log_linear_decay(echoes)
     field = field_hz.copy()
-    lever, square = np.empty_like(field), np.empty_like(field)
+    r2s, amplitude, lever, square = (np.empty_like(field) for _ in range(4))
     limit_hz = np.float32(0.25 / echo_spacing_s(echoes.te_s))
     steps = fit.steps if len(echoes.te_s) > 1 else 0
     echo_kernels.fit_echoes(
@@ -226,19 +218,6 @@ def fit_field(echoes: Echoes, field_hz: FloatArray, offset_rad: FloatArray, fit:
     )
 
 
-def log_linear_decay(echoes: Echoes) -> tuple[FloatArray, FloatArray]:
-    """Start of the fit: R2* (1/s) and amplitude of the line through log M, weighted with M^2. One echo: R2* is 0."""
-    m = np.maximum(echoes.magnitude, 1e-6 * float(echoes.magnitude.max()) + 1e-30)
-    if len(echoes.te_s) == 1:
-        return np.zeros_like(m[0]), m[0].copy()
-    w, t, y = m**2, echoes.te_s[:, None], np.log(m)
-    sw = w.sum(axis=0)
-    mean_t, mean_y = (w * t).sum(axis=0) / sw, (w * y).sum(axis=0) / sw
-    slope = (w * (t - mean_t) * (y - mean_y)).sum(axis=0) / ((w * (t - mean_t) ** 2).sum(axis=0) + 1e-30)
-    r2s = np.clip(-slope, 0, 2000).astype(np.float32)
-    return r2s, np.exp(mean_y + r2s * mean_t).astype(np.float32)
-
-
 def noise_sd(echoes: Echoes, residual_square: FloatArray) -> float:
     """Noise sd per real channel: the fit's median residual, or 1 % of the median signal where nothing is left over.
 
@@ -250,4 +229,4 @@ def noise_sd(echoes: Echoes, residual_square: FloatArray) -> float:
     # Median of chi^2 with n degrees of freedom: Wilson-Hilferty.
     median = freedom * (1 - 2 / (9 * freedom)) ** 3
     sd = float(np.sqrt(np.median(residual_square) / median))
-    return max(sd, 1e-6 * float(np.median(echoes.magnitude[0])))
+    return max(sd, 1e-6 * float(echoes.magnitude[0].mean(dtype=np.float64)))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import scipy.fft
 
+from recon import echo_kernels
 from recon.kernels import threads
-from recon.types import Acquisition, BadRecipe, FloatArray
+from recon.types import Acquisition, BadRecipe, ComplexArray, FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +39,42 @@ def homodyne(acquisition: Acquisition, filter_: Homodyne) -> tuple[FloatArray, f
     Two-dimensional, slice by slice, over the whole field of view: a crop would change the cut-off frequency.
     """
     echo = int(np.argmin(np.abs(np.array(acquisition.te_s) - filter_.te_s)))
-    window = [_hann(n, filter_.samples) for n in acquisition.geometry.shape[:2]]
-    highpass = np.empty(acquisition.geometry.shape, dtype=np.float32)
-    for z in range(highpass.shape[2]):
-        image = acquisition.magnitude[echo, :, :, z] * np.exp(1j * acquisition.phase[echo, :, :, z])
-        spectrum = scipy.fft.fft2(image, workers=threads())
-        spectrum *= window[0][:, None] * window[1][None, :]
-        lowpass = scipy.fft.ifft2(spectrum, workers=threads(), overwrite_x=True)
-        highpass[:, :, z] = np.angle(image * lowpass.conj())
+    nx, ny, nz = acquisition.geometry.shape
+    highpass = np.empty((nx, ny, nz), dtype=np.float32)
+    for first in range(0, nz, SLAB):
+        slices = slice(first, min(first + SLAB, nz))
+        image = np.empty((nx, ny, slices.stop - first), dtype=np.complex64)
+        echo_kernels.complex_signal(acquisition.magnitude[echo], acquisition.phase[echo], first, image)
+        low = lowpass(image, filter_.samples)
+        echo_kernels.phase_difference(image, low, first, highpass)
     return highpass, acquisition.te_s[echo]
 
 
-def _hann(n: int, samples: int) -> FloatArray:
-    """Hann window over the central ``samples`` of ``n`` frequencies, in FFT order; 1 at frequency 0."""
+SLAB = 32
+"""Slices that are filtered at once: enough for long runs, few enough to need little memory."""
+
+
+def lowpass(image: ComplexArray, samples: int) -> ComplexArray:
+    """What the central ``samples`` in-plane k-space samples show, under a Hann window; complex64 (X, Y, Z).
+
+    The other samples are 0, so only lines through the central ones are transformed.
+    """
+    (nx, ny, nz), workers = image.shape, threads()
+    (kx, wx), (ky, wy) = (_hann(n, samples) for n in (nx, ny))
+    rows = scipy.fft.fft(image, axis=0, workers=workers)[kx]
+    kept = scipy.fft.fft(rows, axis=1, workers=workers)[:, ky]
+    kept *= wx[:, None, None] * wy[None, :, None]
+    rows = np.zeros((kx.size, ny, nz), dtype=np.complex64)
+    rows[:, ky] = kept
+    spectrum = np.zeros((nx, ny, nz), dtype=np.complex64)
+    spectrum[kx] = scipy.fft.ifft(rows, axis=1, workers=workers, overwrite_x=True)
+    low: ComplexArray = scipy.fft.ifft(spectrum, axis=0, workers=workers, overwrite_x=True)
+    return low
+
+
+def _hann(n: int, samples: int) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """Places of the central ``samples`` of ``n`` frequencies in FFT order, and the Hann window there."""
     frequency = scipy.fft.fftfreq(n, 1 / n)
-    window = np.where(2 * np.abs(frequency) < samples, 0.5 + 0.5 * np.cos(2 * np.pi * frequency / samples), 0.0)
-    return window.astype(np.float32)
+    central = np.flatnonzero(2 * np.abs(frequency) < samples)
+    window = 0.5 + 0.5 * np.cos(2 * np.pi * frequency[central] / samples)
+    return central, window.astype(np.float32)

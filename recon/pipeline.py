@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from recon.background import remove_background
 from recon.bipolar import corrected, readout_phase
-from recon.echoes import Echoes, echo_spacing_s, first_phase, fit_field, phase_offset, second_phase, whole_turns
+from recon.echoes import Echoes, echo_spacing_s, first_phase, fit_field, phase_offset, whole_turns
 from recon.grid import WorkGrid
 from recon.highpass import homodyne
 from recon.inversion import LinearTv, Medi, NonlinearTv, Problem, invert
@@ -174,8 +174,8 @@ def total_field(
     """Field of all sources from the echoes of a brain; and the echoes, read forwards all of them."""
     readout = readout_phase(echoes, recipe.readout)
     echoes = corrected(echoes, readout)
-    phase, amplitude = (echoes.volume(values) for values in first_phase(echoes))
-    unwrapped = unwrap(phase, echoes.volume(second_phase(echoes)), amplitude, echoes.mask, recipe.unwrap)
+    phase, second, amplitude = (echoes.volume(values) for values in first_phase(echoes))
+    unwrapped = unwrap(phase, second, amplitude, echoes.mask, recipe.unwrap)
     spacing_s = echo_spacing_s(echoes.te_s)
     start_hz = unwrapped[echoes.mask] / np.float32(2 * np.pi * spacing_s)
     start_hz += np.float32(whole_turns(echoes, start_hz) / spacing_s)
@@ -213,7 +213,7 @@ def checked_mask(mask: BoolArray, acquisition: Acquisition) -> BoolArray:
         raise BadInput(f"mask has shape {mask.shape}, the acquisition {acquisition.geometry.shape}")
     if mask.dtype != np.bool_:
         raise BadInput(f"mask must be bool, got {mask.dtype}")
-    if not inner(mask).any():
+    if not mask.any() or not inner(mask[WorkGrid.around(mask).box]).any():
         raise BadInput(f"mask holds {np.count_nonzero(mask)} voxels, none of them inside: too small to reconstruct")
     dark = float(np.mean(acquisition.magnitude[0][mask] == 0))
     if dark > 0.3:
@@ -223,7 +223,7 @@ def checked_mask(mask: BoolArray, acquisition: Acquisition) -> BoolArray:
 
 def parts_warning(mask: BoolArray) -> tuple[str, ...]:
     """What to say of a mask whose parts do not touch: nothing ties their fields to one another."""
-    count = ndimage.label(mask)[1]
+    count = ndimage.label(mask[WorkGrid.around(mask).box])[1]
     return (f"the mask has {count} parts that do not touch: values of small parts are unsure",) if count > 1 else ()
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import assert_never
 
 import numpy as np
-from scipy import ndimage
 
-from recon import echo_kernels
+from recon import unwrap_kernels
 from recon.conjugate_gradients import conjugate_gradients
 from recon.fourier import gradient_power, irfft, rfft
 from recon.operators import gradient, gradient_adjoint
@@ -120,16 +120,24 @@ UNIT = (1.0, 1.0, 1.0)
 
 def region_growing(phase: FloatArray, second: FloatArray, magnitude: FloatArray, mask: BoolArray) -> FloatArray:
     """Unwrap ``phase`` inside ``mask`` by :class:`RegionGrowing`, each part that does not touch another by itself."""
-    quality = np.empty((*phase.shape, 3), dtype=np.uint8)
-    echo_kernels.edge_quality(phase, second, magnitude, mask, quality)
+    records = np.empty((*phase.shape, 4), dtype=np.uint8)
+    unwrap_kernels.edge_quality(phase, second, magnitude, mask, records)
     unwrapped = np.where(mask, phase, np.float32(0))
-    waiting = np.empty(3 * phase.size, dtype=np.int32)
-    heads = np.empty(256, dtype=np.int32)
-    done = (~mask).astype(np.uint8).ravel()
-    regions, count = ndimage.label(mask)
-    labels = np.arange(1, count + 1)
-    for seed in ndimage.maximum_position(magnitude, regions, labels):
-        echo_kernels.grow(unwrapped, quality, np.ravel_multi_index(seed, phase.shape), waiting, heads, done)
-    turns = np.round(ndimage.median(unwrapped, regions, labels) / (2 * np.pi))
-    unwrapped -= np.concatenate([[0], 2 * np.pi * turns]).astype(np.float32)[regions]
+    flat, flat_records = unwrapped.reshape(-1), records.reshape(-1, 4)
+    voxels = int(np.count_nonzero(mask))
+    code, link = np.empty(3 * voxels, dtype=np.int32), np.empty(3 * voxels, dtype=np.int32)
+    order, ends = np.empty(voxels, dtype=np.int32), np.zeros(voxels + 1, dtype=np.int32)
+    steps = np.array([phase.shape[1] * phase.shape[2], phase.shape[2], 1])
+
+    brightest = np.array([np.where(mask, magnitude, np.float32(-1)).argmax()])
+    parts = unwrap_kernels.grow(flat, flat_records, steps, brightest, code, link, order, ends[1:], 0)
+    if ends[1] < voxels:
+        left = np.flatnonzero(flat_records[:, unwrap_kernels.DONE] == 0)
+        left = left[np.argsort(-magnitude.reshape(-1)[left], kind="stable")]
+        parts += unwrap_kernels.grow(flat, flat_records, steps, left, code, link, order, ends[2:], int(ends[1]))
+    for start, end in pairwise(ends[: parts + 1]):
+        part = order[start:end]
+        turns = np.round(np.median(flat[part]) / np.float32(2 * np.pi))
+        if turns != 0:
+            flat[part] -= np.float32(2 * np.pi) * turns
     return unwrapped

@@ -66,7 +66,7 @@ def test_reported_sd_is_the_sd_of_the_field():
 def test_one_echo_gives_the_field_over_its_echo_time():
     field = np.linspace(-15, 15, 61)
     echoes = echoes_of(field, np.full(61, 20.0), (25e-3,))
-    phase, magnitude = first_phase(echoes)
+    phase, _, magnitude = first_phase(echoes)
     start = (phase / (2 * np.pi * echo_spacing_s(echoes.te_s))).astype(np.float32)
     fit = fit_field(echoes, start, phase_offset(echoes, start, ComplexFit()), ComplexFit())
     np.testing.assert_allclose(fit.field_hz.ravel(), field, atol=1e-3)
@@ -82,7 +82,7 @@ def test_shortest_pairs_are_found_at_uneven_spacing():
 def test_uneven_echoes_find_the_whole_turns(field_hz):
     """5 ms between the closest echoes: the first field is known modulo 200 Hz."""
     echoes = echoes_of(np.full(500, field_hz), np.full(500, 20.0), UNEVEN, offset_rad=0.7, snr=30)
-    phase, _ = first_phase(echoes)
+    phase, _, _ = first_phase(echoes)
     start = (phase / (2 * np.pi * echo_spacing_s(UNEVEN))).astype(np.float32)
     found = start + whole_turns(echoes, start) / echo_spacing_s(UNEVEN)
     assert np.median(found) == pytest.approx(field_hz, abs=1)
