@@ -125,16 +125,16 @@ def region_growing(phase: FloatArray, second: FloatArray, magnitude: FloatArray,
     unwrapped = np.where(mask, phase, np.float32(0))
     flat, flat_records = unwrapped.reshape(-1), records.reshape(-1, 4)
     voxels = int(np.count_nonzero(mask))
-    code, link = np.empty(3 * voxels, dtype=np.int32), np.empty(3 * voxels, dtype=np.int32)
+    queue = np.empty(3 * voxels, dtype=np.int64)
     order, ends = np.empty(voxels, dtype=np.int32), np.zeros(voxels + 1, dtype=np.int32)
     steps = np.array([phase.shape[1] * phase.shape[2], phase.shape[2], 1])
 
     brightest = np.array([np.where(mask, magnitude, np.float32(-1)).argmax()])
-    parts = unwrap_kernels.grow(flat, flat_records, steps, brightest, code, link, order, ends[1:], 0)
+    parts = unwrap_kernels.grow(flat, flat_records, steps, brightest, queue, order, ends[1:], 0)
     if ends[1] < voxels:
-        left = np.flatnonzero(flat_records[:, unwrap_kernels.DONE] == 0)
+        left = np.flatnonzero(flat_records[:, unwrap_kernels.STATE] > 0)
         left = left[np.argsort(-magnitude.reshape(-1)[left], kind="stable")]
-        parts += unwrap_kernels.grow(flat, flat_records, steps, left, code, link, order, ends[2:], int(ends[1]))
+        parts += unwrap_kernels.grow(flat, flat_records, steps, left, queue, order, ends[2:], int(ends[1]))
     for start, end in pairwise(ends[: parts + 1]):
         part = order[start:end]
         turns = np.round(np.median(flat[part]) / np.float32(2 * np.pi))

@@ -10,22 +10,23 @@ import numpy as np
 from recon.jit import ONE, PER_TURN, TINY, TWO, ZERO, kernel, wrap
 from recon.types import BoolArray, FloatArray
 
-DONE = 3
-"""Where a voxel's record says that its phase is final; before it stand the qualities of the edges to the next
-neighbours along x, y, z, 0 where there is none or it waits already. One cache line holds what growing looks at."""
+STATE = 3
+"""Where a voxel's record says what it waits for: 0 when its phase is final, else the best quality of the edges
+that lead to it from final voxels, 1 at first. Before it stand the qualities of the edges to the next neighbours along
+x, y, z, 0 where there is none or it has been used. One cache line holds what growing looks at."""
 
 
 # gamma = (1 - |wrap(d phi)| / pi) (1 - |wrap(d phi - d phi')| / pi) (min M / max M)^2, in 1..255; 0 = no edge
 @kernel()
 def edge_quality(phase: FloatArray, second: FloatArray, magnitude: FloatArray, mask: BoolArray, records: Any) -> None:
-    """Records uint8 (X, Y, Z, 4) of all voxels, those outside the mask done; not periodic."""
+    """Records uint8 (X, Y, Z, 4) of all voxels, those outside the mask final; not periodic."""
     nx, ny, nz = phase.shape
     for x in numba.prange(nx):
         for y in range(ny):
             for z in range(nz):
                 record = records[x, y, z]
                 inside = mask[x, y, z]
-                record[DONE] = not inside
+                record[STATE] = inside
                 for axis in range(3):
                     x1, y1, z1 = x + (axis == 0), y + (axis == 1), z + (axis == 2)
                     record[axis] = 0
@@ -41,9 +42,9 @@ def edge_quality(phase: FloatArray, second: FloatArray, magnitude: FloatArray, m
 
 @kernel(parallel=False)
 def grow(
-    phase: FloatArray, records: Any, steps: Any, seeds: Any, code: Any, link: Any, order: Any, ends: Any, start: int
+    phase: FloatArray, records: Any, steps: Any, seeds: Any, queue: Any, order: Any, ends: Any, start: int
 ) -> int:
-    """Unwrap ``phase`` (N,) in place from each of ``seeds`` that is not done yet outwards, best edge first.
+    """Unwrap ``phase`` (N,) in place from each of ``seeds`` that is not final yet outwards, best edge first.
 
     Parameters
     ----------
@@ -51,11 +52,13 @@ def grow(
         uint8 (N, 4).
     steps
         Distance of neighbours along x, y, z in flat voxels.
-    code, link
-        int32 (3 N,) at most: the queue's memory. An edge that waits is 8 times its far voxel, plus 2 times its axis,
-        plus 1 where it leads backwards; edges of one quality are linked, the last one first.
+    queue
+        int64, memory for the edges that wait, three per voxel at most. Edges of one quality form a list, the last one
+        first: the upper half of an entry is the next one's place or -1, the lower half 8 times the edge's far
+        voxel, plus 2 times its axis, plus 1 where it leads backwards. An edge worse than another that leads to the
+        same voxel would find it final, so it does not wait.
     order
-        int32: receives the voxels as they are done, from entry ``start`` on.
+        int32: receives the voxels in the order in which they become final, from entry ``start`` on.
     ends
         int32: receives where each seed's voxels end in it.
 
@@ -63,16 +66,17 @@ def grow(
     -------
     Number of seeds used.
     """
-    heads = np.full(256, -1, dtype=np.int32)
+    heads = np.full(256, -1, dtype=np.int64)
     parts, count = 0, start
     for seed in seeds:
-        if records[seed, DONE]:
+        if records[seed, STATE] == 0:
             continue
-        top, free, best = 0, -1, 0
-        voxel = np.int64(seed)
-        found = True
-        while found:
-            records[voxel, DONE] = 1
+        used: Any = 0
+        free: Any = -1
+        best: Any = 0
+        voxel: Any = np.int64(seed)
+        while voxel >= 0:
+            records[voxel, STATE] = 0
             order[count] = voxel
             count += 1
             for axis in range(3):
@@ -80,34 +84,37 @@ def grow(
                     near = voxel - back * steps[axis]
                     if near < 0 or records[near, axis] == 0:
                         continue
-                    quality = records[near, axis]
+                    quality = np.int64(records[near, axis])
                     records[near, axis] = 0
-                    node = free
-                    if node >= 0:
-                        free = link[node]
+                    far = near if back else voxel + steps[axis]
+                    if quality < records[far, STATE]:
+                        continue
+                    records[far, STATE] = quality
+                    entry = free
+                    if entry >= 0:
+                        free = queue[entry] >> 32
                     else:
-                        node = top
-                        top += 1
-                    code[node] = 8 * (near if back else voxel + steps[axis]) + 2 * axis + back
-                    link[node] = heads[quality]
-                    heads[quality] = node
+                        entry = used
+                        used += 1
+                    queue[entry] = (heads[quality] << 32) | (8 * far + 2 * axis + back)
+                    heads[quality] = entry
                     best = max(best, quality)
-            found = False
-            while best > 0 and not found:
-                node = heads[best]
-                if node < 0:
+            voxel = -1
+            while best > 0 and voxel < 0:
+                entry = heads[best]
+                if entry < 0:
                     best -= 1
                     continue
-                heads[best] = link[node]
-                link[node] = free
-                free = node
-                voxel = np.int64(code[node] >> 3)
-                if records[voxel, DONE]:
+                heads[best] = queue[entry] >> 32
+                edge = queue[entry] & 0xFFFFFFFF
+                queue[entry] = free << 32
+                free = entry
+                if records[edge >> 3, STATE] == 0:
                     continue
-                step = steps[(code[node] >> 1) & 3]
-                known = phase[voxel + step] if code[node] & 1 else phase[voxel - step]
+                voxel = edge >> 3
+                step = steps[(edge >> 1) & 3]
+                known = phase[voxel + step if edge & 1 else voxel - step]
                 phase[voxel] = known + wrap(phase[voxel] - known)
-                found = True
         ends[parts] = count
         parts += 1
     return parts
