@@ -183,7 +183,7 @@ def smooth_phase(signal: ComplexArray, sigma: Sequence[float]) -> FloatArray:
 def block_sums(
     values: FloatArray, index: npt.NDArray[np.int64], shape: npt.NDArray[np.int64], block: npt.NDArray[np.int64]
 ) -> ComplexArray:
-    """Sums of flat voxels, real and imaginary parts (2, N), over blocks of ``block`` voxels, on the grid of blocks."""
+    """Sums of flat voxels, real and imaginary parts (2, N), over blocks of ``block`` voxels; complex64."""
     grid = -(-shape // block)
     starts = np.searchsorted(index, np.arange(grid[0] + 1) * block[0] * shape[1] * shape[2])
     coarse = np.zeros((2, *grid))
