@@ -188,7 +188,8 @@ def block_sums(
     starts = np.searchsorted(index, np.arange(grid[0] + 1) * block[0] * shape[1] * shape[2])
     coarse = np.zeros((2, *grid))
     echo_kernels.block_sums(values, index, shape, block, starts, coarse)
-    return (coarse[0] + 1j * coarse[1]).astype(np.complex64)
+    sums: ComplexArray = (coarse[0] + 1j * coarse[1]).astype(np.complex64)
+    return sums
 
 
 def fit_field(echoes: Echoes, field_hz: FloatArray, offset_rad: FloatArray, fit: ComplexFit) -> FieldMap:

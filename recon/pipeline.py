@@ -117,6 +117,7 @@ def reconstruct(
 
     tell("background", 0)
     reliable = peeled(work_brain, echoes.volume(echoes.magnitude[0]))
+    del echoes
     weight2, error_hz = field_weight(field, reliable, voxel_mm)
     total_ppm = hz_to_ppm(field.field_hz, f0_mhz)
     total_ppm -= np.average(total_ppm, weights=weight2)
