@@ -1,17 +1,19 @@
-# make demo | test | check | lock | image | clean
+# make demo | test | check | bench | lock | image | clean
 # Everything is installed into .venv, from the lock files in requirements/.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check format lock image clean
+.PHONY: help demo test check format bench bench-compare bench-scale lock image clean
 
 help:
 	@echo "make demo    phantom patient -> scanner -> node -> PACS: pictures, a page and a table in demo-out/"
 	@echo "make test    all tests (installs the DICOM peers that they talk to, where it may)"
 	@echo "make check   ruff, format and mypy --strict"
 	@echo "make format  rewrite the sources the way ruff wants them"
+	@echo "make bench   seconds per stage beside the machine's own floor, peak memory; JSON below benchmarks/results/"
+	@echo "make bench-compare  the two newest of these as ratios; make bench-scale  64 to 384 voxels cubed"
 	@echo "make lock    renew requirements/*.txt from pyproject.toml"
 	@echo "make image   build the container image without a container engine"
 	@echo "make clean   remove what the targets above made"
@@ -30,6 +32,15 @@ check: .venv/test.stamp
 format: .venv/test.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: .venv/run.stamp
+	$(BIN)/python -m benchmarks.bench
+
+bench-compare: .venv/run.stamp
+	$(BIN)/python -m benchmarks.bench --compare
+
+bench-scale: .venv/run.stamp
+	$(BIN)/python -m benchmarks.bench --scale --runs 1
 
 lock: .venv/test.stamp
 	scripts/lock.sh
