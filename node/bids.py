@@ -140,10 +140,11 @@ def read_mask(path: Path, geometry: Geometry) -> BoolArray:
 
 
 def write_derivatives(result: Result, geometry: Geometry, out: Path, files: Megre) -> list[Path]:
-    """Write susceptibility, mask, R2* and local field below ``out``, with sidecars; the paths of the maps.
+    """Write susceptibility, mask, R2*, local field and its weight below ``out``, with sidecars; the paths of the maps.
 
-    ``<prefix>_Chimap`` in ppm, ``<prefix>_desc-brain_mask``, ``<prefix>_R2starmap`` in 1/s and
-    ``<prefix>_desc-local_fieldmap`` in ppm, float32 (mask uint8) ``.nii.gz``; the same result gives the same bytes.
+    ``<prefix>_Chimap`` in ppm, ``<prefix>_desc-brain_mask``, ``<prefix>_R2starmap`` in 1/s,
+    ``<prefix>_desc-local_fieldmap`` in ppm and ``<prefix>_desc-local_weightmap``, dimensionless, float32 (mask uint8)
+    ``.nii.gz``; the same result gives the same bytes. Susceptibility's sidecar tells what every stage did.
     """
     folder = out / files.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,6 +160,11 @@ def write_derivatives(result: Result, geometry: Geometry, out: Path, files: Megr
         "desc-brain_mask": (result.brain.astype(np.uint8), "1", "brain mask"),
         "R2starmap": (result.field.r2s_hz, "1/s", "effective transverse relaxation rate"),
         "desc-local_fieldmap": (result.local.field_ppm, "ppm", "field of the sources inside the mask"),
+        "desc-local_weightmap": (
+            result.weight2,
+            "1",
+            "squared weight of the local field in the inversion: about 1 on average, 0 where it was not used",
+        ),
     }
     written = []
     for suffix, (volume, units, meaning) in maps.items():
@@ -171,6 +177,7 @@ def write_derivatives(result: Result, geometry: Geometry, out: Path, files: Megr
         sidecar: dict[str, object] = {"Units": units, "Description": meaning, "Sources": sources, "Recipe": recipe}
         if suffix == "Chimap":
             sidecar["RegionsOfReference"] = [asdict(value) for value in result.references]
+            sidecar["Stages"] = [asdict(trace) for trace in result.traces]
         _write_json(folder / f"{files.prefix}_{suffix}.json", sidecar)
         written.append(path)
     return written

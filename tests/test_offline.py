@@ -81,6 +81,7 @@ def test_bids_gives_maps_on_the_input_grid(scan, raw, brain, mask_file, tmp_path
         ("Chimap", expected.chi.chi_ppm, "ppm"),
         ("R2starmap", expected.field.r2s_hz, "1/s"),
         ("desc-local_fieldmap", expected.local.field_ppm, "ppm"),
+        ("desc-local_weightmap", expected.weight2, "1"),
         ("desc-brain_mask", brain, "1"),
     ):
         image = nib.load(anat / f"sub-p_{suffix}.nii.gz")
@@ -90,6 +91,9 @@ def test_bids_gives_maps_on_the_input_grid(scan, raw, brain, mask_file, tmp_path
         assert sidecar["Units"] == unit
         assert len(sidecar["Sources"]) == 6
     assert json.loads((tmp_path / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    stages = json.loads((anat / "sub-p_Chimap.json").read_text())["Stages"]
+    assert [stage["stage"] for stage in stages] == [trace.stage for trace in expected.traces]
+    assert stages[-2]["iterations"] == expected.traces[-2].iterations > 0
     assert set(outcome.files) == {path for path in anat.iterdir() if path.suffix == ".gz"}
 
 
