@@ -140,7 +140,7 @@ def read_mask(path: Path, geometry: Geometry) -> BoolArray:
 
 
 def write_derivatives(result: Result, geometry: Geometry, out: Path, files: Megre) -> list[Path]:
-    """Write susceptibility, mask, R2*, local field and its weight below ``out``, with sidecars; the paths of the maps.
+    """Write susceptibility, mask, R2*, local field and its weight below ``out``, with sidecars; the maps' paths.
 
     ``<prefix>_Chimap`` in ppm, ``<prefix>_desc-brain_mask``, ``<prefix>_R2starmap`` in 1/s,
     ``<prefix>_desc-local_fieldmap`` in ppm and ``<prefix>_desc-local_weightmap``, dimensionless, float32 (mask uint8)
