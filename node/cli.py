@@ -127,7 +127,9 @@ def jobs_retry(context: typer.Context, acquisition: Annotated[int, typer.Argumen
 def reconstruct(
     source: Annotated[Path, typer.Argument(metavar="IN", exists=True, file_okay=False, help="DICOM or BIDS folder.")],
     output: Output,
-    mask: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Brain mask, NIfTI.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Brain mask, NIfTI or DICOM SEG.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="default, fast, medi, or a TOML file.")] = "default",
     segmentation: Annotated[bool, typer.Option("--segmentation", help="Write the mask as DICOM SEG too.")] = False,
     parametric_map: Annotated[bool, typer.Option("--parametric-map", help="Write QSM as float map too.")] = False,

@@ -17,6 +17,7 @@ from node import bids
 from node.derive import DeriveOptions
 from node.errors import PermanentError, Refused, Unreadable
 from node.load import load
+from node.masks import read_mask
 from node.offline import exit_code, reconstruct_folder
 from phantoms.bids import ras_affine, write_bids
 from phantoms.simulate import SMALL_PROTOCOL, Phantom
@@ -150,18 +151,18 @@ def test_truncated_nifti_and_missing_sidecars_are_unreadable(raw, tmp_path):
 
 
 def test_masks_may_be_flipped_and_turned_but_not_elsewhere(scan, brain, mask_file, tmp_path):
-    assert np.array_equal(bids.read_mask(mask_file, scan.geometry), brain)
+    assert np.array_equal(read_mask(mask_file, scan.geometry), brain)
     odd = brain & (np.random.default_rng(0).random(brain.shape) > 0.5)
     image = nib.Nifti1Image(odd.astype(np.uint8), ras_affine(scan.geometry))
     for turn in ([[0, -1], [1, 1], [2, 1]], [[2, 1], [0, -1], [1, -1]]):
         path = tmp_path / "turned.nii.gz"
         nib.save(image.as_reoriented(np.array(turn)), path)
-        assert np.array_equal(bids.read_mask(path, scan.geometry), odd)
+        assert np.array_equal(read_mask(path, scan.geometry), odd)
     moved = ras_affine(scan.geometry)
     moved[0, 3] += 1
     for volume, affine in ((brain, moved), (brain[1:], image.affine)):
         with pytest.raises(PermanentError, match="does not lie on the grid"):
-            bids.read_mask(save(volume.astype(np.uint8), affine, tmp_path / "off.nii.gz"), scan.geometry)
+            read_mask(save(volume.astype(np.uint8), affine, tmp_path / "off.nii.gz"), scan.geometry)
 
 
 def test_a_folder_of_everything(dicom_sets, scan, brain, mask_file, tmp_path):
