@@ -21,16 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from node import __version__
-from node.errors import PermanentError, Refusal, Refused, Unreadable
+from node.errors import Refusal, Refused, Unreadable
 from node.identity import PRODUCT
 from recon.pipeline import Result
 from recon.recipe import as_dict
-from recon.types import GAMMA_MHZ_PER_T, Acquisition, BadInput, BoolArray, FloatArray, Geometry
+from recon.types import GAMMA_MHZ_PER_T, Acquisition, BadInput, FloatArray, Geometry
 
 _NAME = re.compile(r"^(?P<prefix>sub-.+?)_echo-(?P<echo>\d+)_part-(?P<part>mag|phase)_MEGRE\.nii(\.gz)?$")
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_GRID_TOLERANCE = 0.1
-"""Of a voxel: how far a mask's grid may lie off."""
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +89,12 @@ def load_megre(files: Megre) -> Acquisition:
         raise Refused(Refusal("single-echo", "one echo; at least 2 are needed"))
     sidecars = {echo: _sidecar(path) for echo, path in files.phase.items()}
     echoes = sorted(sidecars, key=lambda echo: _entry(sidecars[echo], "EchoTime", files.phase[echo]))
-    images = {path: _image(path) for path in (*files.magnitude.values(), *files.phase.values())}
+    images = {path: read_image(path) for path in (*files.magnitude.values(), *files.phase.values())}
     first = images[files.magnitude[echoes[0]]]
     for path, image in images.items():
         if image.shape != first.shape or not np.allclose(image.affine, first.affine, atol=1e-3):
             raise Refused(Refusal("mixed-geometry", f"{path.name} lies on another grid than the first echo"))
-    phase = np.stack([_values(images[files.phase[echo]]) for echo in echoes])
+    phase = np.stack([read_values(images[files.phase[echo]]) for echo in echoes])
     low, high = float(phase.min()), float(phase.max())
     if max(-low, high) > 1.01 * math.pi or high - low < 1.5 * math.pi:
         sentence = f"phase lies between {low:.4g} and {high:.4g}; it must be in rad and fill -3.14 to 3.14"
@@ -110,40 +108,22 @@ def load_megre(files: Megre) -> Acquisition:
     )
     try:
         return Acquisition(
-            magnitude=np.stack([_values(images[files.magnitude[echo]]) for echo in echoes]),
+            magnitude=np.stack([read_values(images[files.magnitude[echo]]) for echo in echoes]),
             phase=phase,
             te_s=tuple(_entry(sidecars[echo], "EchoTime", files.phase[echo]) for echo in echoes),
             f0_mhz=f0,
-            geometry=Geometry((*first.shape,), _RAS_TO_LPS @ first.affine),
+            geometry=Geometry((*first.shape,), RAS_TO_LPS @ first.affine),
         )
     except BadInput as error:
         raise Refused(Refusal("unreadable", str(error))) from error
 
 
-def read_mask(path: Path, geometry: Geometry) -> BoolArray:
-    """A mask, bool on the grid of ``geometry``; axes may be swapped or reversed, as converters do.
-
-    Raises
-    ------
-    PermanentError
-        It does not lie on the grid.
-    """
-    image = _image(path)
-    wanted = _RAS_TO_LPS @ geometry.affine_mm
-    axes: Any = nib.orientations
-    turn = axes.ornt_transform(axes.io_orientation(image.affine), axes.io_orientation(wanted))
-    turned = image.as_reoriented(turn)
-    off_mm = np.abs((turned.affine - wanted) @ np.array([*geometry.shape, 1])).max()
-    if turned.shape != geometry.shape or off_mm > _GRID_TOLERANCE * min(geometry.voxel_mm):
-        raise PermanentError(f"{path.name} does not lie on the grid of the acquisition, {geometry.shape} voxels")
-    return _values(turned) > 0
-
-
 def write_derivatives(result: Result, geometry: Geometry, out: Path, files: Megre) -> list[Path]:
-    """Write susceptibility, mask, R2* and local field below ``out``, with sidecars; the paths of the maps.
+    """Write susceptibility, mask, R2*, local field and its weight below ``out``, with sidecars; the maps' paths.
 
-    ``<prefix>_Chimap`` in ppm, ``<prefix>_desc-brain_mask``, ``<prefix>_R2starmap`` in 1/s and
-    ``<prefix>_desc-local_fieldmap`` in ppm, float32 (mask uint8) ``.nii.gz``; the same result gives the same bytes.
+    ``<prefix>_Chimap`` in ppm, ``<prefix>_desc-brain_mask``, ``<prefix>_R2starmap`` in 1/s,
+    ``<prefix>_desc-local_fieldmap`` in ppm and ``<prefix>_desc-local_weightmap``, dimensionless, float32 (mask uint8)
+    ``.nii.gz``; the same result gives the same bytes. Susceptibility's sidecar tells what every stage did.
     """
     folder = out / files.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,11 +139,16 @@ def write_derivatives(result: Result, geometry: Geometry, out: Path, files: Megr
         "desc-brain_mask": (result.brain.astype(np.uint8), "1", "brain mask"),
         "R2starmap": (result.field.r2s_hz, "1/s", "effective transverse relaxation rate"),
         "desc-local_fieldmap": (result.local.field_ppm, "ppm", "field of the sources inside the mask"),
+        "desc-local_weightmap": (
+            result.weight2,
+            "1",
+            "squared weight of the local field in the inversion: about 1 on average, 0 where it was not used",
+        ),
     }
     written = []
     for suffix, (volume, units, meaning) in maps.items():
         path = folder / f"{files.prefix}_{suffix}.nii.gz"
-        image: Any = nib.Nifti1Image(volume, _RAS_TO_LPS @ geometry.affine_mm)  # type: ignore[no-untyped-call]
+        image: Any = nib.Nifti1Image(volume, RAS_TO_LPS @ geometry.affine_mm)  # type: ignore[no-untyped-call]
         image.header.set_xyzt_units("mm")
         nib.save(image, path)
         sources = [f"bids:raw:{p.name}" for p in (*files.magnitude.values(), *files.phase.values())]
@@ -171,24 +156,27 @@ def write_derivatives(result: Result, geometry: Geometry, out: Path, files: Megr
         sidecar: dict[str, object] = {"Units": units, "Description": meaning, "Sources": sources, "Recipe": recipe}
         if suffix == "Chimap":
             sidecar["RegionsOfReference"] = [asdict(value) for value in result.references]
+            sidecar["Stages"] = [asdict(trace) for trace in result.traces]
         _write_json(folder / f"{files.prefix}_{suffix}.json", sidecar)
         written.append(path)
     return written
 
 
-def _image(path: Path) -> Any:
+def read_image(path: Path) -> Any:
+    """A NIfTI file with three dimensions, its values still on disk."""
     try:
-        image: Any = nib.load(path)
+        loaded: Any = nib.load(path)
     except (nib.filebasedimages.ImageFileError, OSError) as error:
         raise Unreadable(f"{path.name}: not a NIfTI file") from error
-    if len(image.shape) != 3:
-        raise Unreadable(f"{path.name}: {len(image.shape)} dimensions instead of 3")
-    return image
+    if len(loaded.shape) != 3:
+        raise Unreadable(f"{path.name}: {len(loaded.shape)} dimensions instead of 3")
+    return loaded
 
 
-def _values(image: Any) -> FloatArray:
+def read_values(loaded: Any) -> FloatArray:
+    """The values of a NIfTI image, float32."""
     try:
-        return np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
+        return np.ascontiguousarray(loaded.get_fdata(dtype=np.float32, caching="unchanged"))
     except (OSError, EOFError, ValueError) as error:
         raise Unreadable(f"NIfTI file is truncated or damaged ({error})") from error
 

@@ -127,7 +127,9 @@ def jobs_retry(context: typer.Context, acquisition: Annotated[int, typer.Argumen
 def reconstruct(
     source: Annotated[Path, typer.Argument(metavar="IN", exists=True, file_okay=False, help="DICOM or BIDS folder.")],
     output: Output,
-    mask: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Brain mask, NIfTI.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Brain mask, NIfTI or DICOM SEG.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="default, fast, medi, or a TOML file.")] = "default",
     segmentation: Annotated[bool, typer.Option("--segmentation", help="Write the mask as DICOM SEG too.")] = False,
     parametric_map: Annotated[bool, typer.Option("--parametric-map", help="Write QSM as float map too.")] = False,
@@ -137,15 +139,22 @@ def reconstruct(
     from dataclasses import asdict
     from datetime import datetime
 
+    with _told():
+        cache = _kernel_cache()
+
     from node.derive import DeriveOptions
     from node.offline import exit_code, reconstruct_folder
     from node.recipes import recipe_named
+    from node.warm import is_warm
 
     options = DeriveOptions(segmentation=segmentation, parametric_map=parametric_map)
     derived_at = datetime.now().astimezone().replace(microsecond=0)
     outcomes = []
-    with _told(), _progress(quiet=as_json) as progress:
+    with _told():
         chosen = recipe_named(recipe)
+        if not is_warm(cache):
+            _compile(cache)
+    with _told(), _progress(quiet=as_json) as progress:
         for outcome in reconstruct_folder(source, output, derived_at, chosen, mask, options, progress):
             outcomes.append(outcome)
             if not as_json:
@@ -162,6 +171,9 @@ def recipe(
     name: Annotated[str, typer.Argument(metavar="NAME", help="default, fast, medi, or a TOML file.")] = "default",
 ) -> None:
     """Print a recipe as TOML: every stage with its method and parameters, to be edited and used as a file."""
+    with _told():
+        _kernel_cache()
+
     from node.recipes import as_toml, recipe_named
 
     with _told():
@@ -178,6 +190,9 @@ def phantom(
     size: Annotated[Size, typer.Option(help="128x128x72 or 416x320x72 voxels.")] = Size.SMALL,
 ) -> None:
     """Write a numerical head phantom with hemorrhages and calcifications whose susceptibility is known."""
+    with _told():
+        _kernel_cache()
+
     from phantoms.anatomy import head
     from phantoms.bids import write_bids
     from phantoms.scanner import write_dicom
@@ -192,11 +207,27 @@ def phantom(
 @app.command()
 def demo(output: Output = Path("demo-out")) -> None:
     """A phantom patient goes from a scanner through the node into a PACS; pictures and a table of the lesions."""
+    with _told():
+        _kernel_cache()
+
     from node.demo import run
 
     with _told():
         right = run(output)
     raise typer.Exit(DONE if right else FAILED)
+
+
+@app.command()
+def warmup(config: ConfigFile = None) -> None:
+    """Compile everything that reconstructions need, once for this processor; the first of them does it otherwise."""
+    from node.warm import compiled, is_warm
+
+    with _told():
+        folder = _kernel_cache(config)
+        if is_warm(folder):
+            print(f"kernels are compiled already: {len(compiled(folder))} functions in {folder}")
+        else:
+            _compile(folder)
 
 
 @app.command()
@@ -231,6 +262,30 @@ def _list(config: Path | None, as_json: bool) -> None:
         print(json.dumps(as_values(found, not_taken)))
     else:
         print_list(_console(), found, not_taken)
+
+
+def _kernel_cache(config: Path | None = None) -> Path:
+    """Choose the cache of compiled kernels for this process and those that it starts; before numba is imported."""
+    from node.warm import kernel_cache, use_cache
+
+    return use_cache(kernel_cache(_settings(config).data_dir))
+
+
+def _compile(folder: Path) -> None:
+    """Compile all kernels; say so on standard error, and what came of it."""
+    from collections import Counter
+
+    from rich.progress import Progress
+
+    from node.warm import ABOUT_S, warm
+
+    print(f"compiling kernels (once, about {ABOUT_S} s)", file=sys.stderr, flush=True)
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bars:
+        task = bars.add_task("compiling kernels", total=1)
+        done = warm(folder, lambda _, part: bars.update(task, completed=part))
+    names = [f"{name} ({count})" if count > 1 else name for name, count in sorted(Counter(done.functions).items())]
+    told = f"compiled {len(names)} kernels in {done.seconds:.0f} s into {folder}: {', '.join(names)}"
+    print(told, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -11,12 +11,12 @@ import os
 import signal
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
 from node.records import JobOutcome, JobSpec
+from node.warm import Warmed, use_cache, warm
 
 _THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -39,6 +39,11 @@ def recipe_text(setting: str) -> str:
     from node.recipes import as_text, recipe_named  # noqa: PLC0415  brings numba along
 
     return as_text(recipe_named(setting))
+
+
+def compile_kernels() -> Warmed:
+    """Compile what jobs need into the cache of the process that runs this."""
+    return warm(Path(os.environ["NUMBA_CACHE_DIR"]))
 
 
 class Worker(Protocol):
@@ -97,15 +102,8 @@ def _initialise(threads: int, cache_dir: str, parent: Connection) -> None:
     os.umask(0o077)
     if threads:
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
-    candidates = (os.environ.get("NUMBA_CACHE_DIR", cache_dir), cache_dir)
-    os.environ["NUMBA_CACHE_DIR"] = next(filter(_can_be_written, candidates), cache_dir)
+    use_cache(Path(cache_dir))
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-
-
-def _can_be_written(folder: str) -> bool:
-    with suppress(OSError):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    return os.access(folder, os.W_OK)
 
 
 def _die_with(parent: Connection) -> None:

@@ -22,7 +22,8 @@ from node.derive import DeriveOptions, write_derived
 from node.errors import Refused, Unreadable
 from node.files import read_dataset
 from node.headers import Header, read_header
-from node.load import load
+from node.load import Source, load
+from node.masks import read_mask
 from node.provenance import stage_warnings
 from node.work import why
 from recon.pipeline import Result, reconstruct
@@ -78,8 +79,8 @@ def reconstruct_folder(
 ) -> Iterator[Outcome]:
     """Reconstruct every acquisition below ``folder`` into ``out``; one outcome each, as they come about.
 
-    DICOM: ``out/series-<number>-<key>/{qsm,phase}-<instance>.dcm``. BIDS: ``out/sub-<label>/anat/``. A mask is
-    NIfTI on the grid of the acquisition. Files that are not DICOM are passed over; damaged ones fail.
+    DICOM: ``out/series-<number>-<key>/{qsm,phase}-<instance>.dcm``. BIDS: ``out/sub-<label>/anat/``.
+    `node.masks` says what a mask may be. Files that are not DICOM are passed over; damaged ones fail.
     """
     given = _Given(recipe, mask, options, progress or _silent)
     for files in bids.find(folder):
@@ -113,8 +114,8 @@ class _Given:
     def reconstruct(self, name: str, acquisition: Acquisition, mask: BoolArray | None) -> Result:
         return reconstruct(acquisition, self.recipe, mask, partial(self.progress, name))
 
-    def mask_for(self, acquisition: Acquisition) -> BoolArray | None:
-        return bids.read_mask(self.mask, acquisition.geometry) if self.mask else None
+    def mask_for(self, acquisition: Acquisition, source: Source | None = None) -> BoolArray | None:
+        return read_mask(self.mask, acquisition.geometry, source) if self.mask else None
 
 
 _Work = Callable[[], tuple[list[Path], list[str]]]
@@ -143,7 +144,7 @@ def _from_dicom(
     paths: Sequence[Path], target: Path, derived_at: datetime, given: _Given
 ) -> tuple[list[Path], list[str]]:
     source = load(paths)
-    mask = given.mask_for(source.acquisition)
+    mask = given.mask_for(source.acquisition, source)
     result = given.reconstruct(target.name, source.acquisition, mask)
     digest = hashlib.sha256(mask.tobytes()).hexdigest() if mask is not None else ""
     options = replace(given.options, supplied_mask_sha256=digest)

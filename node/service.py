@@ -13,18 +13,20 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
 from node import deliver
 from node.config import HEALTH_AE_TITLE, RECIPE_NAMES, Peer, Settings
 from node.errors import PermanentError
-from node.jobs import SpawnedWorker, Worker, recipe_text
+from node.jobs import SpawnedWorker, Worker, compile_kernels, recipe_text
 from node.journal import Journal
 from node.log import get_logger
 from node.loops import Gatherer, Loop, Outbox, Reconstructor
 from node.receive import Receiver
 from node.spool import Spool
+from node.warm import ABOUT_S, SHIPPED, Warmed, choose_cache, is_warm, kernel_cache
 
 JOURNAL = "journal.sqlite"
 _TICK_S = 0.5
@@ -60,9 +62,18 @@ class Node:
     def __init__(self, settings: Settings, new_worker: Callable[[], Worker] | None = None) -> None:
         self.settings = settings
         self._new_worker = new_worker or self._spawn
+        self._new_reconstructor = new_worker or self._spawn_warm
 
-    def _spawn(self) -> Worker:
-        return SpawnedWorker(self.settings.threads, self.settings.data_dir / "cache" / "numba")
+    def _spawn(self) -> SpawnedWorker:
+        return SpawnedWorker(self.settings.threads, kernel_cache(self.settings.data_dir))
+
+    def _spawn_warm(self) -> Worker:
+        """A worker that compiles, before its first job, what no image and no earlier run has compiled."""
+        worker = self._spawn()
+        if not is_warm(choose_cache(kernel_cache(self.settings.data_dir))) and not is_warm(SHIPPED):
+            log.info(f"compiling kernels (once, about {ABOUT_S} s)")
+            worker.submit(compile_kernels).add_done_callback(_told)
+        return worker
 
     def start(self) -> Self:
         """Take the data folder, go on with what is unfinished, then listen.
@@ -141,7 +152,7 @@ class Node:
             log.info("removed half-received objects", files=half_written)
         self.journal = Journal(settings.data_dir / JOURNAL)
         outbox = Loop("deliver", Outbox(self.journal, settings, self._send).step, _TICK_S)
-        self._reconstructor = Reconstructor(self.journal, spool, settings, self._new_worker, outbox.wake)
+        self._reconstructor = Reconstructor(self.journal, spool, settings, self._new_reconstructor, outbox.wake)
         reconstruct = Loop("reconstruct", self._reconstructor.step, _TICK_S)
         self._receiver = Receiver(settings, spool, self.journal)
         gatherer = Gatherer(self.journal, settings, self._receiver.senders, reconstruct.wake)
@@ -166,6 +177,17 @@ class Node:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _told(compiling: Future[Warmed]) -> None:
+    """Log what was compiled; a worker that was lost tells so with its job."""
+    if compiling.cancelled():
+        return
+    error = compiling.exception()
+    if error:
+        log.warning("kernels were not compiled: jobs will", exc_info=error)
+    else:
+        log.info("kernels compiled", functions=len(compiling.result().functions), seconds=compiling.result().seconds)
 
 
 def check(settings: Settings, port: int | None = None) -> str:

@@ -42,6 +42,9 @@ class Result:
         Local field in ppm; total field in Hz with R2* and the quality of the fit.
     brain
         bool (X, Y, Z), the brain mask, given or found.
+    weight2
+        float32 (X, Y, Z), how far the inversion trusts the local field: its squared data weight W^2, dimensionless,
+        about 1 on average over ``local.mask`` and 0 outside. Before the inversion finds contradictions (MERIT).
     highpass_rad, highpass_te_s
         float32 (X, Y, Z), high-passed phase in rad, rising with the field, of the echo at this time.
     recipe
@@ -57,6 +60,7 @@ class Result:
     local: LocalField
     field: FieldMap
     brain: BoolArray
+    weight2: FloatArray
     highpass_rad: FloatArray
     highpass_te_s: float
     recipe: Recipe
@@ -161,6 +165,7 @@ def reconstruct(
             field.noise,
         ),
         brain,
+        grid.restore(np.where(local.mask, weight2, np.float32(0))),
         highpass_rad,
         highpass_te_s,
         recipe,

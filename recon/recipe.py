@@ -64,7 +64,7 @@ def from_dict(values: Mapping[str, object]) -> Recipe:
     BadRecipe
         If a stage, method or parameter does not exist, or a value has the wrong type or range.
     """
-    stages = _stages()
+    known = stages()
     name = values.get("name", "custom")
     if not isinstance(name, str) or not name:
         raise BadRecipe(f"name must be a text, got {name!r}")
@@ -72,24 +72,24 @@ def from_dict(values: Mapping[str, object]) -> Recipe:
     for stage, value in values.items():
         if stage == "name":
             continue
-        if stage not in stages:
-            raise BadRecipe(f"there is no stage {stage!r}; stages are {', '.join(stages)}")
+        if stage not in known:
+            raise BadRecipe(f"there is no stage {stage!r}; stages are {', '.join(known)}")
         if not isinstance(value, Mapping):
             raise BadRecipe(f"{stage}: must be a table of parameters, got {value!r}")
-        chosen[stage] = _method(stage, stages[stage], value)
+        chosen[stage] = _method(stage, known[stage], value)
     return Recipe(name=name, **chosen)
 
 
-def _stages() -> dict[str, dict[str, type]]:
+def stages() -> dict[str, dict[str, type]]:
     """Every stage with its possible methods by name, the default first."""
     hints = typing.get_type_hints(Recipe)
     default = Recipe()
-    stages = {}
+    found = {}
     for stage in (f.name for f in fields(Recipe) if f.name != "name"):
         options = typing.get_args(hints[stage]) or (hints[stage],)
         first = type(getattr(default, stage))
-        stages[stage] = {option.__name__: option for option in (first, *(o for o in options if o is not first))}
-    return stages
+        found[stage] = {option.__name__: option for option in (first, *(o for o in options if o is not first))}
+    return found
 
 
 def _method(stage: str, options: dict[str, type], values: Mapping[str, object]) -> object:

@@ -16,7 +16,7 @@ import pydicom
 import pytest
 from typer.testing import CliRunner
 
-from node import cli, loopback
+from node import cli, loopback, warm
 from node.errors import Refusal
 from node.journal import Journal
 from node.records import Received, Result
@@ -39,6 +39,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
 
 
 Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(autouse=True)
+def kernels_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "is_warm", lambda _folder: True)
 
 
 @pytest.fixture
@@ -157,6 +162,21 @@ def test_a_folder_is_reconstructed(run: Run, tiny_study: list[Path], tmp_path: P
     classes = [pydicom.dcmread(path).SOPClassUID.name for path in sorted((tmp_path / "out").rglob("*.dcm"))]
     assert classes.count("MR Image Storage") == 32
     assert classes.count("Segmentation Storage") == 1
+
+
+def test_the_first_reconstruction_compiles_and_says_so(
+    run: Run, tiny_study: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Path] = []
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cold"))
+    monkeypatch.setattr(warm, "is_warm", lambda folder: folder in compiled)
+    monkeypatch.setattr(warm, "warm", lambda folder, _tell: compiled.append(folder) or warm.Warmed(("grow",), 2.0))
+    arguments = ("reconstruct", tiny_study[0].parent, "-o", tmp_path / "out")
+    lines = run(*arguments)[1].splitlines()
+    assert lines[0] == f"compiling kernels (once, about {warm.ABOUT_S} s)"
+    assert lines[1] == f"compiled 1 kernels in 2 s into {tmp_path / 'cold'}: grow"
+    assert run(*arguments)[1].startswith("refused")
+    assert run("warmup")[1] == f"kernels are compiled already: 0 functions in {tmp_path / 'cold'}\n"
 
 
 def test_a_folder_of_refused_input_is_exit_code_3(run: Run, tiny_study: list[Path], tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def result_of(acquisition, recipe=None, warnings=()):
         LocalField(zeros, brain),
         FieldMap(zeros, zeros, zeros, zeros, zeros, 1.0),
         brain,
+        zeros,
         rng.uniform(-np.pi, np.pi, shape).astype(np.float32),
         acquisition.te_s[-1],
         recipe or Recipe(),

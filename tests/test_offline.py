@@ -17,6 +17,7 @@ from node import bids
 from node.derive import DeriveOptions
 from node.errors import PermanentError, Refused, Unreadable
 from node.load import load
+from node.masks import read_mask
 from node.offline import exit_code, reconstruct_folder
 from phantoms.bids import ras_affine, write_bids
 from phantoms.simulate import SMALL_PROTOCOL, Phantom
@@ -81,6 +82,7 @@ def test_bids_gives_maps_on_the_input_grid(scan, raw, brain, mask_file, tmp_path
         ("Chimap", expected.chi.chi_ppm, "ppm"),
         ("R2starmap", expected.field.r2s_hz, "1/s"),
         ("desc-local_fieldmap", expected.local.field_ppm, "ppm"),
+        ("desc-local_weightmap", expected.weight2, "1"),
         ("desc-brain_mask", brain, "1"),
     ):
         image = nib.load(anat / f"sub-p_{suffix}.nii.gz")
@@ -90,6 +92,9 @@ def test_bids_gives_maps_on_the_input_grid(scan, raw, brain, mask_file, tmp_path
         assert sidecar["Units"] == unit
         assert len(sidecar["Sources"]) == 6
     assert json.loads((tmp_path / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    stages = json.loads((anat / "sub-p_Chimap.json").read_text())["Stages"]
+    assert [stage["stage"] for stage in stages] == [trace.stage for trace in expected.traces]
+    assert stages[-2]["iterations"] == expected.traces[-2].iterations > 0
     assert set(outcome.files) == {path for path in anat.iterdir() if path.suffix == ".gz"}
 
 
@@ -146,18 +151,18 @@ def test_truncated_nifti_and_missing_sidecars_are_unreadable(raw, tmp_path):
 
 
 def test_masks_may_be_flipped_and_turned_but_not_elsewhere(scan, brain, mask_file, tmp_path):
-    assert np.array_equal(bids.read_mask(mask_file, scan.geometry), brain)
+    assert np.array_equal(read_mask(mask_file, scan.geometry), brain)
     odd = brain & (np.random.default_rng(0).random(brain.shape) > 0.5)
     image = nib.Nifti1Image(odd.astype(np.uint8), ras_affine(scan.geometry))
     for turn in ([[0, -1], [1, 1], [2, 1]], [[2, 1], [0, -1], [1, -1]]):
         path = tmp_path / "turned.nii.gz"
         nib.save(image.as_reoriented(np.array(turn)), path)
-        assert np.array_equal(bids.read_mask(path, scan.geometry), odd)
+        assert np.array_equal(read_mask(path, scan.geometry), odd)
     moved = ras_affine(scan.geometry)
     moved[0, 3] += 1
     for volume, affine in ((brain, moved), (brain[1:], image.affine)):
         with pytest.raises(PermanentError, match="does not lie on the grid"):
-            bids.read_mask(save(volume.astype(np.uint8), affine, tmp_path / "off.nii.gz"), scan.geometry)
+            read_mask(save(volume.astype(np.uint8), affine, tmp_path / "off.nii.gz"), scan.geometry)
 
 
 def test_a_folder_of_everything(dicom_sets, scan, brain, mask_file, tmp_path):

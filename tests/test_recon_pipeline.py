@@ -67,6 +67,17 @@ def test_a_given_mask_is_used_as_it_is(phantom):
     assert result.chi.chi_ppm[phantom.brain].mean() == pytest.approx(0, abs=1e-5)
 
 
+def test_the_weight_map_tells_what_the_inversion_was_given(phantom):
+    """0 where no field counts, about 1 on average, and low where the field is uncertain."""
+    result = reconstruct(phantom.acquisition, mask=phantom.brain)
+    counts = result.local.mask
+    assert not result.weight2[~counts].any()
+    assert 0.3 < result.weight2[counts].mean() < 1.05
+    sd = result.field.sd_hz[counts]
+    worst, best = sd > np.quantile(sd, 0.95), sd < np.quantile(sd, 0.5)
+    assert result.weight2[counts][worst].mean() < 0.2 * result.weight2[counts][best].mean()
+
+
 @pytest.mark.parametrize("used", [slice(0, 2), slice(2, 3)], ids=["two echoes", "one echo"])
 def test_few_echoes_keep_the_signs(phantom, used):
     result = reconstruct(echoes(phantom.acquisition, used), mask=phantom.brain)

@@ -114,7 +114,7 @@ def test_a_paramagnetic_cylinder_is_dark_along_b0_and_bright_across(dicom_sets, 
     zeros = np.zeros(geometry.shape, np.float32)
     field_map = FieldMap(zeros, zeros, zeros, zeros, zeros, 1.0)
     chi, local = ChiMap(zeros, head, "whole brain"), LocalField(zeros, head)
-    result = Result(chi, local, field_map, head, highpass, te_s, Recipe(), ())
+    result = Result(chi, local, field_map, head, zeros, highpass, te_s, Recipe(), ())
     _, phase = derived(source, result, tmp_path / "out")
     middle = phase[..., 2:-2][inside[..., 2:-2]]
     dark = (chi_ppm > 0) == along
