@@ -16,8 +16,9 @@ def conjugate_gradients(
     limit: int,
     tolerance: float,
     precondition: Callable[[FloatArray], FloatArray] | None = None,
+    x0: FloatArray | None = None,
 ) -> Generator[Step, None, FloatArray]:
-    r"""Minimise :math:`\tfrac12 x^T A x - b^T x` from x = 0 (Hestenes & Stiefel 1952).
+    r"""Minimise :math:`\tfrac12 x^T A x - b^T x` (Hestenes & Stiefel 1952).
 
     Parameters
     ----------
@@ -29,17 +30,19 @@ def conjugate_gradients(
         Stop after so many iterations, or when the residual has fallen to this fraction of b.
     precondition
         An approximate inverse of A, symmetric and positive.
+    x0
+        Where to start, 0 if absent.
 
     Yields
     ------
     Step with the norm of the residual relative to b.
     """
-    x = np.zeros_like(right)
-    residual = right.copy()
+    x = np.zeros_like(right) if x0 is None else x0.copy()
+    residual = right.copy() if x0 is None else right - operator(x)
     scaled = residual if precondition is None else precondition(residual)
     direction = scaled.copy()
     product = _dot(residual, scaled)
-    start = norm = _dot(residual, residual)
+    start, norm = _dot(right, right), _dot(residual, residual)
     for iteration in range(1, limit + 1):
         if norm <= tolerance**2 * start:
             break

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from recon import kernels
+from recon.coarse import BLOCK_AXES, blocks
 from recon.morphology import inner
 from recon.solve import Step
 from recon.types import BadInput, BadRecipe, BoolArray, FloatArray, LocalField, Vector
 
-S = TypeVar("S", bound=np.generic)
+HALF = (2, 2, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +61,13 @@ def _harmonic(
     values: FloatArray, known: BoolArray, unknown: BoolArray, voxel_mm: Vector, method: Lbv
 ) -> Generator[Step, None, None]:
     """Solve Laplace's equation on ``unknown`` in place; ``known`` holds them and the voxels with boundary values."""
-    coarse_unknown = np.asarray(_blocks(unknown).all(axis=(1, 3, 5)))
+    coarse_unknown = np.asarray(blocks(unknown, HALF).all(axis=BLOCK_AXES))
     if np.count_nonzero(coarse_unknown) > 64:
-        inside = _blocks(known)
-        count = inside.sum(axis=(1, 3, 5))
-        coarse = (_blocks(np.where(known, values, 0)).sum(axis=(1, 3, 5)) / np.maximum(count, 1)).astype(np.float32)
+        inside = blocks(known, HALF)
+        count = inside.sum(axis=BLOCK_AXES)
+        coarse = (blocks(np.where(known, values, 0), HALF).sum(axis=BLOCK_AXES) / np.maximum(count, 1)).astype(
+            np.float32
+        )
         x, y, z = voxel_mm
         yield from _harmonic(coarse, np.asarray(count > 0), coarse_unknown, (2 * x, 2 * y, 2 * z), method)
         fine = coarse
@@ -89,10 +90,3 @@ def _harmonic(
             if change < 1:
                 return
             before = after
-
-
-def _blocks(volume: npt.NDArray[S]) -> npt.NDArray[S]:
-    """The volume as (X/2, 2, Y/2, 2, Z/2, 2), padded with zeros to even sizes."""
-    even = np.pad(volume, [(0, n % 2) for n in volume.shape])
-    x, y, z = (n // 2 for n in even.shape)
-    return even.reshape(x, 2, y, 2, z, 2)
