@@ -54,6 +54,7 @@ def pdf(
     shape = mask.shape
     dipole = dipole_kernel(shape, voxel_mm, b0_dir)
     data = np.where(mask, weight2, np.float32(0))
+    field_ppm = np.where(mask, field_ppm, np.float32(0))
     outside = (~mask).astype(np.float32)
 
     def field_of(chi: FloatArray) -> FloatArray:
