@@ -26,7 +26,7 @@ COPY phantoms phantoms
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
     && /opt/qsm-node/bin/pip install --no-cache-dir --no-deps --no-index dist/*.whl
 # The image ships compiled kernels. Numba refuses a cache that it cannot write, so the first start copies them to the
-# volume. They fit the processor that built the image; on another one the first job compiles them once, about a
+# volume. They fit the processor that built the image; on another one the first job compiles them once, half a
 # minute, and the volume keeps them. (NUMBA_CPU_NAME=generic would fit everywhere, at the price of slow vector code.)
 RUN NUMBA_CACHE_DIR=/opt/qsm-node/share/qsm-node/kernels /opt/qsm-node/bin/qsm-node warmup
 

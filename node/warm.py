@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(sys.prefix) / "share" / "qsm-node" / "kernels"
 """What an image brings along, read-only; numba refuses a cache that it cannot write, so it is copied."""
-ABOUT_S = 60
+ABOUT_S = 30
 """What compiling takes on two cores, roughly: what to tell somebody who waits."""
 
 _VARIABLE = "NUMBA_CACHE_DIR"

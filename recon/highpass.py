@@ -29,8 +29,8 @@ class Homodyne:
     te_s: float = 25.8e-3
 
     def __post_init__(self) -> None:
-        if self.samples < 2 or self.te_s <= 0:
-            raise BadRecipe(f"Homodyne needs two samples or more and a positive te_s, got {self}")
+        if self.samples < 2 or not 0 < self.te_s < 1:
+            raise BadRecipe(f"Homodyne needs two samples or more and an echo time in s, got {self}")
 
 
 def homodyne(acquisition: Acquisition, filter_: Homodyne) -> tuple[FloatArray, float]:

@@ -8,19 +8,30 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from recon.background import remove_background
+from recon.background import reach_mm, remove_background
 from recon.bipolar import corrected, readout_phase
 from recon.echoes import Echoes, echo_spacing_s, first_phase, fit_field, phase_offset, whole_turns
 from recon.grid import WorkGrid
 from recon.highpass import homodyne
 from recon.inversion import LinearTv, Medi, NonlinearTv, Problem, invert
 from recon.mask import automatic_mask
-from recon.morphology import inner
+from recon.morphology import erode, inner
 from recon.recipe import Recipe
 from recon.reference import Reference, RegionValue, WholeBrain, ventricular_csf
 from recon.reference import values as region_values
 from recon.solve import Step, run
-from recon.types import Acquisition, BadInput, BoolArray, ChiMap, FieldMap, FloatArray, LocalField, Trace
+from recon.types import (
+    Acquisition,
+    BadInput,
+    BadRecipe,
+    BoolArray,
+    ChiMap,
+    FieldMap,
+    FloatArray,
+    LocalField,
+    Trace,
+    Vector,
+)
 from recon.unwrap import unwrap
 from recon.weights import FLOOR_HZ, field_weight, peeled, rim_weight
 
@@ -90,26 +101,33 @@ def reconstruct(
     Raises
     ------
     BadInput
-        If the mask does not fit the acquisition or is empty.
+        If the mask does not fit the acquisition or is empty, or the volume has fewer than three slices.
+    BadRecipe
+        If a method cannot work on this acquisition or mask; before anything is computed that takes time.
     NoMask
         If no brain is found.
     """
     tell = progress or _silent
+    if min(acquisition.geometry.shape) < 3:
+        raise BadInput(f"the volume has shape {acquisition.geometry.shape}: a field needs 3 voxels along every axis")
+    if mask is not None:
+        check_room(checked_mask(mask, acquisition), acquisition.geometry.voxel_mm, recipe)
     geometry, f0_mhz = acquisition.geometry, acquisition.f0_mhz
     voxel_mm, b0_dir = geometry.voxel_mm, geometry.b0_dir
     traces: list[Trace] = []
 
     tell("GRE phase", 0)
     highpass_rad, highpass_te_s = homodyne(acquisition, recipe.highpass)
-    traces.append(Trace("GRE phase", "homodyne"))
+    traces.append(Trace("GRE phase", "homodyne", warnings=lowpass_warning(acquisition, recipe.highpass.samples)))
 
     tell("mask", 0)
     if mask is None:
         found = automatic_mask(acquisition, recipe.mask)
         brain = found.mask
         traces.append(Trace("mask", "automatic", warnings=found.warnings))
+        check_room(brain, voxel_mm, recipe)
     else:
-        brain = checked_mask(mask, acquisition)
+        brain = mask
         traces.append(Trace("mask", "given", warnings=parts_warning(brain)))
     grid = WorkGrid.around(brain)
     work_brain = grid.embed(brain)
@@ -133,7 +151,9 @@ def reconstruct(
 
     tell("inversion", 0)
     weight2 *= rim_weight(field, reliable, voxel_mm)
-    csf = ventricular_csf(field.r2s_hz, work_brain, voxel_mm, recipe.csf)
+    csf = np.zeros_like(work_brain)
+    if len(acquisition.te_s) > 1:  # one echo tells no R2*
+        csf = ventricular_csf(field.r2s_hz, work_brain, voxel_mm, recipe.csf)
     problem = Problem(
         local=local,
         weight2=weight2,
@@ -225,6 +245,24 @@ def checked_mask(mask: BoolArray, acquisition: Acquisition) -> BoolArray:
     if dark > 0.3:
         raise BadInput(f"mask: {100 * dark:.0f} % of its voxels have no signal at all: it is not a mask of tissue")
     return mask
+
+
+def check_room(brain: BoolArray, voxel_mm: Vector, recipe: Recipe) -> None:
+    """Raise BadRecipe where background removal would leave nothing of the brain."""
+    radius_mm = reach_mm(recipe.background)
+    if radius_mm and not erode(np.pad(brain, 1), voxel_mm, radius_mm).any():
+        method = type(recipe.background).__name__
+        raise BadRecipe(f"background: {method} needs a ball of {radius_mm:g} mm inside the mask, and none fits")
+
+
+def lowpass_warning(acquisition: Acquisition, samples: int) -> tuple[str, ...]:
+    """What to say of a low-pass that keeps all that was acquired."""
+    x, y, _ = acquisition.geometry.shape
+    return (
+        (f"the low-pass of {samples} samples is no narrower than the matrix {x} x {y}",)
+        if samples >= min(x, y)
+        else ()
+    )
 
 
 def parts_warning(mask: BoolArray) -> tuple[str, ...]:

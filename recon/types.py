@@ -47,6 +47,14 @@ class NoMask(ReconError):
     """No brain was found in the magnitude: a mask has to be supplied."""
 
 
+def check_grid(voxel_mm: Vector, b0_dir: Vector) -> None:
+    """Raise BadInput unless ``voxel_mm`` are three lengths and ``b0_dir`` is a unit vector."""
+    if len(voxel_mm) != 3 or not all(0 < h < np.inf for h in voxel_mm):
+        raise BadInput(f"voxel_mm must be three positive lengths, got {voxel_mm}")
+    if len(b0_dir) != 3 or not abs(float(np.linalg.norm(b0_dir)) - 1) < 1e-3:
+        raise BadInput(f"b0_dir must be a unit vector, got {b0_dir}")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Geometry:
     """Grid of a volume in the patient.
@@ -65,7 +73,7 @@ class Geometry:
     def __post_init__(self) -> None:
         if self.affine_mm.shape != (4, 4) or not np.isfinite(self.affine_mm).all():
             raise BadInput(f"affine_mm must be a finite 4x4 matrix, got {self.affine_mm!r}")
-        if min(self.shape) < 1 or len(self.shape) != 3:
+        if len(self.shape) != 3 or min(self.shape) < 1:
             raise BadInput(f"shape must be three positive numbers, got {self.shape}")
         edges = self.affine_mm[:3, :3]
         lengths = np.linalg.norm(edges, axis=0)
@@ -96,6 +104,8 @@ class Geometry:
     @staticmethod
     def of(shape: Shape, voxel_mm: Vector, b0_dir: Vector = (0.0, 0.0, 1.0)) -> Geometry:
         """A grid centred at the patient origin whose B0, in array axes, points along ``b0_dir``."""
+        if len(voxel_mm) != 3 or not all(0 < h < np.inf for h in voxel_mm):
+            raise BadInput(f"voxel_mm must be three positive lengths, got {voxel_mm}")
         b0 = np.asarray(b0_dir, dtype=np.float64)
         if not np.isfinite(b0).all() or np.linalg.norm(b0) == 0:
             raise BadInput(f"b0_dir must be a finite vector other than 0, got {b0_dir}")

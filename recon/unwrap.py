@@ -76,10 +76,15 @@ def unwrap(
     for name, volume in (("second", second), ("magnitude", magnitude), ("mask", mask)):
         if volume.shape != phase.shape:
             raise BadInput(f"{name} has shape {volume.shape}, phase {phase.shape}")
+    if mask.dtype != np.bool_:
+        raise BadInput(f"mask must be bool, got {mask.dtype}")
     if not mask.any():
         raise BadInput("mask is empty")
-    if not np.isfinite(phase[mask]).all():
-        raise BadInput("phase contains NaN or infinity inside the mask")
+    for name, volume in (("phase", phase), ("second", second), ("magnitude", magnitude)):
+        if not np.isfinite(volume[mask]).all():
+            raise BadInput(f"{name} contains NaN or infinity inside the mask")
+    if magnitude[mask].min() < 0:
+        raise BadInput("magnitude is negative inside the mask")
     match method:
         case RegionGrowing():
             return region_growing(phase, second, magnitude, mask)
@@ -95,6 +100,7 @@ def laplacian(phase: FloatArray, mask: BoolArray, method: Laplacian) -> FloatArr
     faces = np.stack([mask & np.roll(mask, -1, axis) for axis in range(3)])
     for axis in range(3):
         np.moveaxis(faces[axis], axis, 0)[-1] = False
+    phase = np.where(mask, phase, np.float32(0))
     steps = gradient(phase, UNIT)
     steps -= np.float32(2 * np.pi) * np.round(steps / np.float32(2 * np.pi))
     power = gradient_power(shape, UNIT)

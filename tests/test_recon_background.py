@@ -65,7 +65,7 @@ def test_fields_of_outside_sources_vanish(method, voxel_mm, b0):
     fine = tuple(2 * n for n in SHAPE)
     chi = np.zeros(fine, dtype=np.float32)
     corner = [n // 2 for n in SHAPE]
-    for place, value in (((0, 19, 9), 94.0), ((-20, -6, -6), -50.0)):
+    for place, value in (((0, 22, 12), 94.0), ((-24, -6, -6), -50.0)):
         index = [c + n // 2 + round(p / h) for c, n, p, h in zip(corner, SHAPE, place, voxel_mm, strict=True)]
         chi[tuple(slice(i - 1, i + 2) for i in index)] = value
     chi = gaussian_filter(chi, 1.5)  # sharp edges ring in the discrete kernel, and ringing is not harmonic
@@ -97,7 +97,7 @@ def test_linear_and_blind_outside_the_mask(method):
     mask = ball((1.0, 1.0, 1.0))
     field = rng.standard_normal(SHAPE)
     one = removed(field, mask, (1.0, 1.0, 1.0), method)
-    two = removed(np.where(mask, -2 * field, 1e3), mask, (1.0, 1.0, 1.0), method)
+    two = removed(np.where(mask, -2 * field, np.nan), mask, (1.0, 1.0, 1.0), method)
     np.testing.assert_array_equal(one.mask, two.mask)
     tolerance = 0.05 if name(method) == "Lbv" else 1e-4  # LBV stops at an absolute change
     np.testing.assert_allclose(two.field_ppm, -2 * one.field_ppm, atol=tolerance)
@@ -124,7 +124,7 @@ def test_a_mask_that_is_too_small_is_named(method):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"mask": np.zeros(SHAPE, bool)}, "mask is empty"),
+        ({"mask": np.zeros(SHAPE, bool)}, "mask holds 0 voxels"),
         ({"field_ppm": np.full(SHAPE, np.nan, np.float32)}, "field_ppm contains NaN"),
         ({"mask": np.ones((3, 3, 3), bool)}, r"mask has shape \(3, 3, 3\)"),
         ({"weight2": np.ones((3, 3, 3), np.float32)}, r"weight2 has shape \(3, 3, 3\)"),

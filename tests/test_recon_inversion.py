@@ -97,7 +97,8 @@ def test_a_lesion_keeps_its_sign_and_size(method, chi_ppm, positive, centre, b0,
     true = chi_ppm if positive else -chi_ppm
     field = sphere_field(voxel_mm, b0_dir, centre, 4.0, true)
     fraction = sphere_means(voxel_mm, centre, 4.0)
-    problem = problem_of(field, voxel_mm, b0_dir)
+    magnitude = np.where(ellipsoid(), 1 - 0.5 * fraction, 0).astype(np.float32)  # MEDI lives on edges
+    problem = problem_of(field, voxel_mm, b0_dir, magnitude=magnitude)
     chi = chi_of(problem, method)
     truth = true * fraction - (true * fraction)[problem.brain].mean()
     lesion = fraction >= 0.5
@@ -200,7 +201,7 @@ def test_the_gradient_and_its_adjoint(shape, voxel_mm, seed):
     scales = edge_scales(voxel_mm)
     left = np.vdot(gradient(chi, scales).astype(float), faces)
     right = np.vdot(chi.astype(float), gradient_adjoint(faces, scales))
-    assert left == pytest.approx(right, abs=1e-4 * (1 + np.abs(faces).sum()))
+    assert left == pytest.approx(right, abs=1e-5 * float(1 + np.abs(faces).sum()))
 
 
 @given(seed=st.integers(0, 99))
@@ -208,7 +209,7 @@ def test_the_gradient_and_its_adjoint(shape, voxel_mm, seed):
 def test_conjugate_gradients_never_raise_the_functional(seed):
     rng = np.random.default_rng(seed)
     root = rng.standard_normal((12, 12))
-    matrix, right = root @ root.T + 0.1 * np.eye(12), rng.standard_normal((12, 1, 1))
+    matrix, right = root @ root.T + 2 * np.eye(12), rng.standard_normal((12, 1, 1))
 
     def functional(limit):
         x = solved(conjugate_gradients(lambda v: (matrix @ v.ravel()).reshape(v.shape), right, limit, 1e-12))
@@ -249,7 +250,7 @@ def test_morphology_spares_the_strongest_edges():
     ("change", "words"),
     [
         ({"weight2": np.ones((3, 3, 3), np.float32)}, "weight2 has shape"),
-        ({"weight2": np.zeros(SHAPE, np.float32)}, "weight2 is 0 in every voxel"),
+        ({"weight2": np.zeros(SHAPE, np.float32)}, "nor 0 in every voxel"),
         ({"weight2": np.full(SHAPE, np.nan, np.float32)}, "weight2 contains NaN"),
         ({"magnitude": np.full(SHAPE, np.inf, np.float32)}, "magnitude contains NaN or infinity"),
         ({"local": LocalField(np.zeros(SHAPE, np.float32), np.zeros(SHAPE, bool))}, "local.mask holds 0 voxels"),

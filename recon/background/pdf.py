@@ -55,6 +55,7 @@ def pdf(
         bool (X, Y, Z).
     """
     data = np.where(mask, weight2, np.float32(0))
+    field_ppm = np.where(mask, field_ppm, np.float32(0))
     factors, chi = halving(mask.shape, voxel_mm), None
     if factors != (1, 1, 1):
         weight = blocks(data, factors).sum(axis=BLOCK_AXES)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from recon.fourier import dipole_kernel, irfft, rfft
-from recon.types import BadInput, FloatArray, Vector
+from recon.types import BadInput, FloatArray, Vector, check_grid
 
 
 def cosmos(fields_ppm: Sequence[FloatArray], b0_dirs: Sequence[Vector], voxel_mm: Vector) -> FloatArray:
@@ -34,7 +34,8 @@ def cosmos(fields_ppm: Sequence[FloatArray], b0_dirs: Sequence[Vector], voxel_mm
     Raises
     ------
     BadInput
-        If there are fewer than two fields, they differ in shape, or their directions leave a plane undetermined.
+        If there are fewer than two fields, they differ in shape or are not finite, or their directions leave a plane
+        undetermined.
     """
     if len(fields_ppm) < 2 or len(fields_ppm) != len(b0_dirs):
         raise BadInput(
@@ -43,6 +44,10 @@ def cosmos(fields_ppm: Sequence[FloatArray], b0_dirs: Sequence[Vector], voxel_mm
     shape = fields_ppm[0].shape
     if any(field.shape != shape or field.ndim != 3 for field in fields_ppm):
         raise BadInput(f"fields_ppm must be volumes of one shape, got {[field.shape for field in fields_ppm]}")
+    for b0_dir in b0_dirs:
+        check_grid(voxel_mm, b0_dir)
+    if not all(np.isfinite(field).all() for field in fields_ppm):
+        raise BadInput("fields_ppm contain NaN or infinity")
     numerator = np.zeros_like(rfft(fields_ppm[0]))
     denominator = np.zeros(numerator.shape, dtype=np.float32)
     for field, b0_dir in zip(fields_ppm, b0_dirs, strict=True):

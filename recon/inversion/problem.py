@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recon.solve import Step
-from recon.types import BadInput, BoolArray, FloatArray, LocalField, Vector
+from recon.types import BadInput, BoolArray, FloatArray, LocalField, Vector, check_grid
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +44,9 @@ class Problem:
     b0_dir: Vector
 
     def __post_init__(self) -> None:
+        check_grid(self.voxel_mm, self.b0_dir)
+        if not 0 < self.rad_per_ppm < np.inf:
+            raise BadInput(f"rad_per_ppm must be positive, got {self.rad_per_ppm}")
         shape = self.brain.shape
         volumes = {
             "local.field_ppm": self.local.field_ppm,
@@ -61,8 +64,8 @@ class Problem:
             raise BadInput(f"local.mask holds {np.count_nonzero(self.local.mask)} voxels: too few to invert")
         if (self.local.mask & ~self.brain).any():
             raise BadInput("local.mask must lie inside brain")
-        if not (self.weight2[self.local.mask] > 0).any():
-            raise BadInput("weight2 is 0 in every voxel of local.mask")
+        if self.weight2.min() < 0 or not self.weight2[self.local.mask].any():
+            raise BadInput("weight2 must not be negative, nor 0 in every voxel of local.mask")
 
     @property
     def masked_field_ppm(self) -> FloatArray:
