@@ -11,9 +11,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from recon.jit import HALF, ONE, TWO, ZERO, sin_wrapped, wrap
-from recon.jit import kernel as _kernel
-from recon.types import ComplexArray, FloatArray
+from recon.jit import HALF, ONE, TINY, TWO, ZERO, kernel, sin_wrapped, wrap
+from recon.types import BoolArray, ComplexArray, FloatArray
 
 
 def threads() -> int:
@@ -21,22 +20,61 @@ def threads() -> int:
     return int(numba.get_num_threads())
 
 
+# w = e r per face; e = 1 / (1 + (|dM| / (tau max M))^2) between two deep voxels, else 1
+#               r = 1 / (1 + scale |dchi| / half), 1 between two voxels of data weight below 0.05; 0 out of the brain
+@kernel()
+def face_weights(
+    chi: FloatArray,
+    weight2: FloatArray,
+    magnitude: FloatArray,
+    brain: BoolArray,
+    deep: BoolArray,
+    scales: Any,
+    per_half: Any,
+    per_ratio: Any,
+    faces: Any,
+) -> None:
+    """Weight of total variation, 255 = 1, into ``faces`` uint8 (3, X, Y, Z): between every voxel and the next one."""
+    nx, ny, nz = chi.shape
+    unsure = np.float32(0.05)
+    for px in numba.prange(nx):
+        x = np.int64(px)
+        for axis in range(3):
+            dx, dy, dz = int(axis == 0), int(axis == 1), int(axis == 2)
+            for y in range(ny):
+                for z in range(nz):
+                    faces[axis, x, y, z] = 0
+                    if x + dx == nx or y + dy == ny or z + dz == nz or not brain[x, y, z]:
+                        continue
+                    if not brain[x + dx, y + dy, z + dz]:
+                        continue
+                    w = ONE
+                    if deep[x, y, z] and deep[x + dx, y + dy, z + dz]:
+                        a, b = magnitude[x, y, z], magnitude[x + dx, y + dy, z + dz]
+                        q = per_ratio * (a - b) / max(a, b, TINY)
+                        w = ONE / (ONE + q * q)
+                    if weight2[x, y, z] >= unsure or weight2[x + dx, y + dy, z + dz] >= unsure:
+                        step = abs(chi[x + dx, y + dy, z + dz] - chi[x, y, z])
+                        w /= ONE + per_half * scales[axis] * step
+                    faces[axis, x, y, z] = max(int(np.float32(255) * w + HALF), 1)
+
+
 # shrinkage of the relaxed gradient, anisotropic l1: v = rho grad chi + (1 - rho) y + u,  u = clip(v, +-t),  y = v - u
 # one array per axis holds v; t = w alpha / mu1 per face, w = weight / 255, 0 on faces that leave the mask
-@_kernel(parallel=False, inline="always")
+@kernel(parallel=False, inline="always")
 def relaxed(old: Any, t: Any, step: Any, keep: Any) -> Any:
     """The next v of a face from its last one; ``step`` is rho grad chi, ``keep`` is 1 - rho."""
     u = min(max(old, -t), t)
     return step + keep * (old - u) + u
 
 
-@_kernel(parallel=False, inline="always")
+@kernel(parallel=False, inline="always")
 def target(v: Any, t: Any) -> Any:
     """y - u of a face."""
     return v - TWO * min(max(v, -t), t)
 
 
-@_kernel()
+@kernel()
 def tv_step(chi: FloatArray, weights: Any, scales: Any, threshold: Any, rho: Any, v: FloatArray) -> None:
     """One proximal step of the gradient split; chi (X, Y, Z); ``weights`` uint8 and ``v`` float32 (3, X, Y, Z)."""
     nx, ny, nz = chi.shape
@@ -60,7 +98,7 @@ def tv_step(chi: FloatArray, weights: Any, scales: Any, threshold: Any, rho: Any
 
 
 # g = grad^T (y - u)
-@_kernel()
+@kernel()
 def tv_divergence(v: FloatArray, weights: Any, scales: Any, threshold: Any, g: FloatArray) -> None:
     """Adjoint of the gradient applied to the split's target, into ``g`` (X, Y, Z)."""
     nx, ny, nz = g.shape
@@ -87,7 +125,7 @@ def tv_divergence(v: FloatArray, weights: Any, scales: Any, threshold: Any, g: F
 
 # z = argmin W^2 (1 - cos k(z - f)) / k^2 + mu/2 (z - v)^2,  v = rho D chi + (1 - rho) z + u,  u = v - z
 # by majorisation: 1 - cos d <= ... + s/2 (z - f)^2 k^2 with s = sin d / d, so z = (mu v + W^2 s f) / (mu + W^2 s)
-@_kernel()
+@kernel()
 def data_step(
     field: FloatArray,
     dchi: FloatArray,
@@ -115,7 +153,7 @@ def data_step(
 
 
 # r = |exp(i k D chi) - exp(i k f)| / k = 2 |sin(k (D chi - f) / 2)| / k
-@_kernel()
+@kernel()
 def data_residual(field: FloatArray, dchi: FloatArray, weight2: FloatArray, k: Any, residual: FloatArray) -> None:
     """Weighted residual W r in ppm of every voxel, flat; 0 where the weight is 0."""
     for i in numba.prange(field.shape[0]):
@@ -124,7 +162,7 @@ def data_residual(field: FloatArray, dchi: FloatArray, weight2: FloatArray, k: A
 
 
 # chi^ = (mu1 G + mu2 D Z) / (mu1 L + mu2 D^2)
-@_kernel()
+@kernel()
 def solve_chi(
     g: ComplexArray,
     z: ComplexArray,
@@ -143,7 +181,7 @@ def solve_chi(
 
 
 # out[a, i, b] = min over |j - i| <= reach of  g[a, j, b] + ((i - j) h)^2
-@_kernel()
+@kernel()
 def min_plus(g: FloatArray, reach: int, step: Any, out: FloatArray) -> None:
     """One axis of the squared distance transform (A, N, B), capped at ``reach`` voxels of edge ``step``."""
     na, n, nb = g.shape
@@ -159,7 +197,7 @@ def min_plus(g: FloatArray, reach: int, step: Any, out: FloatArray) -> None:
 
 
 # one colour of a red-black sweep:  b <- b + omega (mean of the neighbours, weighted by 1 / edge^2, - b)
-@_kernel()
+@kernel()
 def relax_laplace(b: FloatArray, unknown: Any, weights: Any, omega: Any, colour: int) -> None:
     """Successive over-relaxation of Laplace's equation on the unknown voxels of one colour, in place.
 

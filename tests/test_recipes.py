@@ -25,7 +25,7 @@ recipes = st.builds(
         st.builds(Sharp, radius_mm=st.floats(1, 20)),
     ),
     inversion=st.one_of(
-        st.builds(NonlinearTv, alpha_ppm=st.floats(1e-6, 1), merit_at=st.lists(st.integers(1, 40)).map(tuple)),
+        st.builds(NonlinearTv, alpha_ppm=st.floats(1e-6, 1), merit_at=st.lists(st.integers(1, 30)).map(tuple)),
         st.sampled_from([LinearTv(), Medi(), ClosedFormL2(), Tkd()]),
     ),
     reference=st.sampled_from([WholeBrain(), Csf()]),

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recon import kernels
 from recon.background.pdf import Pdf, pdf
 from recon.fourier import dipole_kernel, irfft, rfft
 from recon.inversion.problem import Problem
-from recon.inversion.tv import NonlinearTv, face_weights, merit, nonlinear_tv
+from recon.inversion.tv import NonlinearTv, merit, nonlinear_tv
 from recon.solve import Step, run
 from recon.types import BadRecipe, LocalField
 
@@ -150,16 +151,48 @@ def test_merit_touches_only_what_contradicts():
     assert (np.delete(weight2, 500)[10:] == 1).all()
 
 
+def face_weights(chi=0 * ONES, weight2=ONES, magnitude=ONES, deep=BRAIN, half_ppm=0.05):
+    faces = np.empty((3, *SHAPE), np.uint8)
+    one = np.ones(3, np.float32)
+    kernels.face_weights(
+        chi, weight2, magnitude, BRAIN, deep, one, np.float32(1 / half_ppm), np.float32(1 / 0.2), faces
+    )
+    return faces
+
+
 def test_faces_are_weighted_inside_the_brain_only():
-    chi = np.zeros(SHAPE, dtype=np.float32)
-    chi[24:] = 0.05
-    plain = face_weights(BRAIN)
+    plain = face_weights()
     assert set(np.unique(plain)) == {0, 255}
-    weighted = face_weights(BRAIN, chi, ONES, np.ones(3, np.float32), 0.05)
-    np.testing.assert_array_equal(weighted > 0, plain > 0)
-    assert weighted[0, 23, 24, 20] == 128
-    without_data = face_weights(BRAIN, chi, 0 * ONES, np.ones(3, np.float32), 0.05)
-    assert without_data[0, 23, 24, 20] == 255
+    inside = BRAIN & np.roll(BRAIN, -1, 2)
+    np.testing.assert_array_equal(plain[2] > 0, inside)
+
+
+def test_faces_weigh_half_at_a_step_of_chi_or_of_the_magnitude():
+    step = np.zeros(SHAPE, dtype=np.float32)
+    step[24:] = 0.05
+    assert face_weights(chi=step)[0, 23, 24, 20] == 128
+    assert face_weights(chi=step, weight2=0 * ONES)[0, 23, 24, 20] == 255
+    darker = ONES - 4 * step
+    assert face_weights(magnitude=darker)[0, 23, 24, 20] == 128
+    assert face_weights(magnitude=7 * darker, chi=step)[0, 23, 24, 20] == 64
+    assert face_weights(magnitude=darker, deep=np.zeros_like(BRAIN))[0, 23, 24, 20] == 255
+
+
+def test_edges_of_the_magnitude_help_and_do_no_harm_elsewhere():
+    """A small sphere that the magnitude shows reads higher than without; edges elsewhere change it little."""
+    chi = np.zeros(SHAPE, dtype=np.float32)
+    lesion = radius_mm((4, -3, 2)) < 2.2
+    chi[lesion] = 0.4
+    local = LocalField(np.where(BRAIN, field_of(chi, (0, 0, 1)), 0).astype(np.float32), BRAIN)
+
+    def mean(magnitude):
+        given = Problem(local, ONES, BRAIN, magnitude, np.zeros_like(BRAIN), RAD_PER_PPM, VOXEL_MM, (0.0, 0.0, 1.0))
+        found, _ = run(nonlinear_tv(given, NonlinearTv(alpha_ppm=4e-3, reweight_at=())), quiet)
+        return (found - np.median(found[BRAIN]))[lesion].mean()
+
+    elsewhere = np.where(radius_mm((-6, 4, -3)) < 4, np.float32(0.5), ONES)
+    assert mean(np.where(lesion, np.float32(0.5), ONES)) > 1.02 * mean(ONES)
+    assert mean(elsewhere) == pytest.approx(mean(ONES), rel=0.02)
 
 
 @pytest.mark.parametrize(

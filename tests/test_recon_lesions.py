@@ -24,8 +24,8 @@ SHAPE, FINE = (48, 48, 44), 2
 RAD_PER_PPM = 2 * np.pi * 127.7 * 6.7e-3
 METHODS = (NonlinearTv(), LinearTv(), Medi(), ClosedFormL2(), Tkd())
 # Below 20 voxels, from 20 voxels on. Of 60 draws with other seeds the worst were 0.25 and 0.18 (NonlinearTv), 0.23
-# and 0.20 (LinearTv), 0.34 and 0.11 (Medi), 0.36 and 0.24 (ClosedFormL2), 0.23 and 0.11 (Tkd), nearly all too low; half
-# were within 0.04, 0.06, 0.04, 0.15 and 0.03. What total variation takes is largest at 0.2 ppm and SNR 25.
+# and 0.20 (LinearTv), 0.34 and 0.11 (Medi), 0.36 and 0.24 (ClosedFormL2), 0.23 and 0.11 (Tkd), nearly all too low;
+# half were within 0.04, 0.06, 0.04, 0.15 and 0.03. What total variation takes is largest at 0.2 ppm and SNR 25.
 BANDS = {
     "NonlinearTv": (0.35, 0.25),
     "LinearTv": (0.35, 0.25),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
@@ -53,6 +54,7 @@ def linear_tv(problem: Problem, method: LinearTv) -> Inverting:
         iterations=method.iterations,
         merit_at=(),
         reweight_at=(),
+        edge_ratio=math.inf,
     )
     solver: Generator[Step, None, FloatArray] = nonlinear_tv(replace(problem, rad_per_ppm=SMALL_RAD_PER_PPM), limit)
     return (yield from solver)
