@@ -103,11 +103,16 @@ class Head:
         return len(TISSUES) + lesion
 
     def depth_mm(self, points_mm: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Depth of points (N, 3) below the surface of the brain in mm, (N,); negative outside."""
+        """Depth of points (N, 3) below the surface of the brain in mm, (N,); negative outside and in bone."""
         chart = self.charts["cavity"]
         places = [(points_mm[:, i] - float(axis[0])) / float(axis[1] - axis[0]) for i, axis in enumerate(chart.axes)]
         inside = scipy.ndimage.map_coordinates(chart.values, places, order=1, mode="nearest")
-        return np.asarray(-inside - self.gap_mm, dtype=np.float64)
+        depth = np.asarray(-inside - self.gap_mm, dtype=np.float64)
+        for bone in (part.solid for part in self.cavities if part.tissue == "bone"):
+            x, y, z = points_mm.T.astype(np.float32)[:, :, None]
+            from_bone = [bone.distance_mm((x[i], y[i], z[i])).item() for i in range(len(points_mm))]
+            depth = np.minimum(depth, from_bone)
+        return depth
 
     def paint(self, axes: Axes) -> Painted:
         """The head on the rectilinear grid of ``axes`` (mm, rising)."""
