@@ -49,8 +49,8 @@ image:
 	scripts/build-image.sh
 
 clean:
-	rm -rf .venv demo-out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find node recon phantoms tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf .venv demo-out benchmarks/cache dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find node recon phantoms benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------------------------ environment
 

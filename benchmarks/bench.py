@@ -29,6 +29,7 @@ import numpy as np
 from benchmarks.floor import Size, measured, needs
 from phantoms.anatomy import head
 from phantoms.simulate import REFERENCE_PROTOCOL, SMALL_PROTOCOL, simulate
+from recon.coarse import halving
 from recon.grid import WorkGrid
 from recon.kernels import threads
 from recon.mask import AutoMask, automatic_mask
@@ -60,20 +61,28 @@ class Case:
 # ---------------------------------------------------------------------------------------------------------- inputs
 
 
+def prepare(name: str) -> None:
+    """Simulate head 1 with its lesions at SNR 60, unless that has been done."""
+    if all(file.exists() for file in _files(name)):
+        return
+    print(f"simulating {name} ...", file=sys.stderr)
+    made = simulate(head(1), PROTOCOLS[name], seed=1)
+    CACHE.mkdir(exist_ok=True)
+    volumes = (made.acquisition.magnitude, made.acquisition.phase, made.brain)
+    for file, volume in zip(_files(name), volumes, strict=True):
+        np.save(file, volume)
+
+
 def phantom(name: str) -> Case:
-    """Head 1 with its lesions at SNR 60, simulated on the first call."""
+    """What :func:`prepare` has simulated."""
     protocol = PROTOCOLS[name]
-    files = {part: CACHE / f"{name}-{part}.npy" for part in ("magnitude", "phase", "brain")}
-    if not all(file.exists() for file in files.values()):
-        print(f"simulating {name} ...", file=sys.stderr)
-        made = simulate(head(1), protocol, seed=1)
-        CACHE.mkdir(exist_ok=True)
-        np.save(files["magnitude"], made.acquisition.magnitude)
-        np.save(files["phase"], made.acquisition.phase)
-        np.save(files["brain"], made.brain)
     geometry = Geometry.of(protocol.shape, protocol.voxel_mm, protocol.b0_dir)
-    magnitude, phase, brain = (np.load(file) for file in files.values())
+    magnitude, phase, brain = (np.load(file) for file in _files(name))
     return Case(Acquisition(magnitude, phase, protocol.te_s, protocol.f0_mhz, geometry), brain)
+
+
+def _files(name: str) -> list[Path]:
+    return [CACHE / f"{name}-{part}.npy" for part in ("magnitude", "phase", "brain")]
 
 
 def analytic(edge: int) -> Case:
@@ -105,14 +114,15 @@ def measure(name: str, runs: int) -> Record:
     reconstruct(small.acquisition, mask=small.brain)
     case = phantom(name) if name in PROTOCOLS else analytic(int(name))
     before = peak_bytes()
-    result, first = timed(case)
+    result, first, steps = timed(case)
     peak = peak_bytes() - before
     # A run of a fresh process also pays for its first touch of memory: it counts only where there is no other.
     seconds = [timed(case)[1] for _ in range(runs)] or [first]
-    grid = WorkGrid.around(case.brain)
-    size = Size(grid.full, grid.shape, int(np.count_nonzero(case.brain)), len(case.acquisition.te_s))
+    grid, voxel_mm = WorkGrid.around(case.brain), case.acquisition.geometry.voxel_mm
+    x, y, z = (n // factor for n, factor in zip(grid.shape, halving(grid.shape, voxel_mm), strict=True))
+    size = Size(grid.full, grid.shape, (x, y, z), int(np.count_nonzero(case.brain)), len(case.acquisition.te_s))
     machine = measured(grid.shape)
-    floors = {stage: need.seconds(machine) for stage, need in needs(size, result.traces).items()}
+    floors = {stage: need.seconds(machine) for stage, need in needs(size, result.traces, steps).items()}
     stages = {stage: entry([run[stage] for run in seconds], floors.get(stage)) for stage in seconds[0]}
     whole_floor = sum(floors.values()) if set(floors) == set(stages) else None
     total = entry([sum(run.values()) for run in seconds], whole_floor)
@@ -129,17 +139,22 @@ def measure(name: str, runs: int) -> Record:
     }
 
 
-def timed(case: Case) -> tuple[Result, dict[str, float]]:
-    """A reconstruction and the seconds of its stages; a stage lasts until the next one tells that it begins."""
-    begins: list[tuple[str, float]] = []
+def timed(case: Case) -> tuple[Result, dict[str, float], dict[str, int]]:
+    """A reconstruction, the seconds of its stages, and how many steps each reported.
 
-    def progress(stage: str, _done: float) -> None:
-        if not begins or begins[-1][0] != stage:
+    A stage lasts until the next one tells that it begins; what comes before the first are the checks.
+    """
+    begins = [("checks", time.perf_counter())]
+    steps = {"checks": 0}
+
+    def progress(stage: str, done: float) -> None:
+        if begins[-1][0] != stage:
             begins.append((stage, time.perf_counter()))
+        steps[stage] = steps.get(stage, 0) + (done > 0)
 
     result = reconstruct(case.acquisition, mask=case.brain, progress=progress)
     ends = [start for _, start in begins[1:]] + [time.perf_counter()]
-    return result, {stage: end - start for (stage, start), end in zip(begins, ends, strict=True)}
+    return result, {stage: end - start for (stage, start), end in zip(begins, ends, strict=True)}, steps
 
 
 def mask_seconds(case: Case) -> float:
@@ -235,7 +250,7 @@ def bench(runs: int) -> None:
     record: Record = {"commit": commit(), "machine": machine(), "sizes": {}}
     print(record["machine"])
     for name in PROTOCOLS:
-        phantom(name)
+        prepare(name)
         record["sizes"][name] = in_own_process(name, runs)
         print(f"{name}, {record['sizes'][name]['size']['echoes']} echoes", *table(record["sizes"][name]), sep="\n")
     RESULTS.mkdir(exist_ok=True)

@@ -10,22 +10,23 @@ stage              pairs                           bytes (v: acquired, n: workin
 =================  ==============================  ==========================================================
 GRE phase          complex transforms along x and  12 v: magnitude and phase in, phase out; 32 v: image and
                    back of every line, v points    its low-pass image between transforms
-mask (given)       0                               3 v: shape, signal, parts
+checks, mask       0                               2 v, v: a given mask's shape, signal and parts
 field              0                               48 e m: echoes gathered (in and out), phase of pairs, phase
                                                    offset, fit; 64 n: volumes of unwrapping and of the fit
-background (PDF)   2 i + 2                         per iteration 72 n: x, r, d and A d, mask, weight; spectrum
-                                                   times dipole, twice
+background (PDF)   2 i + 4, and 2 j + 1 on the     per iteration 72 n: x, r, d and A d, mask, weight; spectrum
+                   coarse grid                     times dipole, twice; as much of the coarse grid
 inversion (TV)     2 i                             per iteration 102 n: gradient split 31, its divergence 19,
                                                    data split 32, solution 20; 32 v: results on the full grid
 =================  ==============================  ==========================================================
 
-i is the number of iterations in the stage's trace. Other methods have no floor here.
+i is the number of iterations in the stage's trace, j that of the other steps which the stage reports. Other methods
+have no floor here.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import log2, prod
@@ -48,10 +49,11 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What is reconstructed: acquired and working grid, voxels of the mask, echoes."""
+    """What is reconstructed: acquired, working and coarse grid, voxels of the mask, echoes."""
 
     full: Shape
     work: Shape
+    coarse: Shape
     mask: int
     echoes: int
 
@@ -68,19 +70,22 @@ class Need:
         return self.pairs * machine.pair_s + self.bytes_moved / machine.bandwidth
 
 
-def needs(size: Size, traces: Sequence[Trace]) -> dict[str, Need]:
-    """Need of every stage whose method has one, by the stage's name."""
-    v, n = prod(size.full), prod(size.work)
+def needs(size: Size, traces: Sequence[Trace], steps: Mapping[str, int]) -> dict[str, Need]:
+    """Need of every stage whose method has one, by the stage's name; ``steps`` counts what each stage reported."""
+    v, n, c = prod(size.full), prod(size.work), prod(size.coarse)
     # A pair does 5 n log2(n) operations, complex lines there and back 10 v log2(nx).
     lines = 2 * v * log2(size.full[0]) / (n * log2(n))
     found = {
         "GRE phase": Need(lines, 44 * v),
-        "mask": Need(0, 3 * v),
+        "checks": Need(0, 2 * v),
+        "mask": Need(0, v),
         "field": Need(0, 48 * size.echoes * size.mask + 64 * n),
     }
     for trace in traces:
         if trace.method == "Pdf":
-            found["background"] = Need(2 * trace.iterations + 2, 72.0 * n * trace.iterations)
+            i, j = trace.iterations, steps["background"] - trace.iterations
+            coarse = (2 * j + 1) * c * log2(c) / (n * log2(n)) if j else 0.0
+            found["background"] = Need(2 * i + 4 + coarse, 72.0 * (i * n + j * c))
         if trace.method in ("NonlinearTv", "LinearTv"):
             found["inversion"] = Need(2 * trace.iterations, 102.0 * n * trace.iterations + 32 * v)
     return found

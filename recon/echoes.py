@@ -116,13 +116,17 @@ def first_phase(echoes: Echoes) -> tuple[FloatArray, FloatArray, FloatArray]:
     twice, and its magnitude.
     """
     if len(echoes.te_s) == 1:
-        turns: FloatArray = np.round(echoes.phase[0] / np.float32(2 * np.pi))
-        phase = echoes.phase[0] - np.float32(2 * np.pi) * turns
+        phase = _wrapped(echoes.phase[0])
         return phase, phase, echoes.magnitude[0]
     first, second, amplitude = (np.empty(echoes.magnitude.shape[1], dtype=np.float32) for _ in range(3))
     pairs = shortest_pairs(echoes.te_s)
     echo_kernels.pair_phase(echoes.magnitude, echoes.phase, pairs, first, second, amplitude)
     return first, second, amplitude
+
+
+def _wrapped(phase: FloatArray) -> FloatArray:
+    turns: FloatArray = np.round(phase / np.float32(2 * np.pi))
+    return phase - np.float32(2 * np.pi) * turns
 
 
 def whole_turns(echoes: Echoes, field_hz: FloatArray) -> int:
@@ -172,11 +176,10 @@ def smooth_phase(signal: ComplexArray, sigma: Sequence[float]) -> FloatArray:
     added, again and again (twicing: Tukey 1977, Exploratory Data Analysis, ch. 16).
     """
     phase: FloatArray = np.angle(gaussian_filter(signal.real, sigma) + 1j * gaussian_filter(signal.imag, sigma))
-    weight = np.abs(signal)
+    raw, weight = np.angle(signal), np.abs(signal)
     around = gaussian_filter(weight, sigma) + np.float32(1e-6) * weight.max()
     for _ in range(OFFSET_PASSES):
-        missed = np.angle(signal * np.exp(-1j * phase))
-        phase += gaussian_filter(weight * missed, sigma) / around
+        phase += gaussian_filter(weight * _wrapped(raw - phase), sigma) / around
     return phase
 
 

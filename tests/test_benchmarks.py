@@ -9,7 +9,7 @@ from benchmarks.floor import Machine, Need, Size, measured, needs
 from recon.types import Trace
 
 MACHINE = Machine(pair_s=0.02, bandwidth=10e9)
-SIZE = Size(full=(64, 32, 16), work=(48, 40, 36), mask=5000, echoes=3)
+SIZE = Size(full=(64, 32, 16), work=(48, 40, 36), coarse=(24, 20, 18), mask=5000, echoes=3)
 V, N = 64 * 32 * 16, 48 * 40 * 36
 
 
@@ -33,16 +33,22 @@ def test_a_need_takes_the_time_of_its_transforms_and_of_its_bytes():
 
 def test_needs_follow_the_iterations_of_the_traces():
     traces = [Trace("background", "Pdf", 20), Trace("inversion", "NonlinearTv", 40)]
-    found = needs(SIZE, traces)
-    assert found["background"] == Need(42, 72.0 * N * 20)
+    found = needs(SIZE, traces, {"background": 20})
+    assert found["background"] == Need(44, 72.0 * N * 20)
     assert found["inversion"] == Need(80, 102.0 * N * 40 + 32 * V)
     assert found["field"] == Need(0, 48 * 3 * 5000 + 64 * N)
     assert found["GRE phase"].pairs == pytest.approx(2 * V * 6 / (N * log2(N)))
 
 
+def test_steps_on_the_coarse_grid_count_as_much_less():
+    with_coarse = needs(SIZE, [Trace("background", "Pdf", 8)], {"background": 28})["background"]
+    assert with_coarse.pairs == pytest.approx(20 + 41 * log2(N / 8) / log2(N) / 8)
+    assert with_coarse.bytes_moved == pytest.approx(72 * (8 * N + 20 * N / 8))
+
+
 def test_a_method_without_a_count_has_no_floor():
-    found = needs(SIZE, [Trace("background", "Lbv", 20), Trace("inversion", "Medi", 4)])
-    assert set(found) == {"GRE phase", "mask", "field"}
+    found = needs(SIZE, [Trace("background", "Lbv", 20), Trace("inversion", "Medi", 4)], {"background": 20})
+    assert set(found) == {"checks", "GRE phase", "mask", "field"}
 
 
 def test_an_entry_holds_median_least_and_ratio():
