@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from node.config import Settings
     from node.journal import Journal
+    from recon.recipe import Recipe
 
 DONE, FAILED, WRONG_USE, REFUSED = 0, 1, 2, 3
 EXIT_CODES = (
@@ -144,16 +145,14 @@ def reconstruct(
 
     from node.derive import DeriveOptions
     from node.offline import exit_code, reconstruct_folder
-    from node.recipes import recipe_named
     from node.warm import is_warm
 
     options = DeriveOptions(segmentation=segmentation, parametric_map=parametric_map)
     derived_at = datetime.now().astimezone().replace(microsecond=0)
     outcomes = []
-    with _told():
-        chosen = recipe_named(recipe)
-        if not is_warm(cache):
-            _compile(cache)
+    chosen = _recipe(recipe)
+    if not is_warm(cache):
+        _compile(cache)
     with _told(), _progress(quiet=as_json) as progress:
         for outcome in reconstruct_folder(source, output, derived_at, chosen, mask, options, progress):
             outcomes.append(outcome)
@@ -174,10 +173,9 @@ def recipe(
     with _told():
         _kernel_cache()
 
-    from node.recipes import as_toml, recipe_named
+    from node.recipes import as_toml
 
-    with _told():
-        print(as_toml(recipe_named(name)), end="")
+    print(as_toml(_recipe(name)), end="")
 
 
 @app.command()
@@ -249,6 +247,15 @@ def _settings(config: Path | None) -> Settings:
     try:
         return load(config)
     except ConfigError as error:
+        _stop(str(error), WRONG_USE)
+
+
+def _recipe(name: str) -> Recipe:
+    from node.recipes import RecipeError, recipe_named
+
+    try:
+        return recipe_named(name)
+    except RecipeError as error:
         _stop(str(error), WRONG_USE)
 
 

@@ -179,6 +179,53 @@ def test_the_first_reconstruction_compiles_and_says_so(
     assert run("warmup")[1] == f"kernels are compiled already: 0 functions in {tmp_path / 'cold'}\n"
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[inversion]\nmethod = 'LinearTv'\niterations = 0", "LinearTv needs positive parameters"),
+        ("[inversion]\nmethod = 'Tkd'\nalpha_ppm = 1.0", "inversion: Tkd has no parameter 'alpha_ppm'"),
+        ("[inversion]\nalpha_ppm = nan", "inversion.alpha_ppm: must be a finite number, got nan"),
+        ("[inversion]\nmerit_at = [8, 41]", "merit_at and reweight_at lie beyond 40 iterations"),
+        ("[background]\nmethod = 'Medi'", "background: there is no method 'Medi'; methods are Pdf"),
+        ("[background]\nmethod = 'VSharp'\nradii_mm = [2, 4]", "VSharp needs falling radii_mm"),
+        ("[background]\ntolerance = 1.0", "Pdf needs 0 < tolerance < 1"),
+        ("[highpass]\nte_s = 25.8", "Homodyne needs two samples or more and an echo time in s"),
+        ("[highpass]\nsamples = 1", "Homodyne needs two samples or more"),
+        ("[reference]\nmethod = 'Cerebellum'", "reference: there is no method 'Cerebellum'"),
+        ("[unwrap]\nmethod = 'Laplacian'\ntolerance = 0", "Laplacian needs 0 < tolerance < 1"),
+        ("[echoes]\nsteps = 2.5", "echoes.steps: must be a whole number"),
+        ("[mask]\nradii_mm = []", "AutoMask needs"),
+        ("[readout]\ncoherence = 1", "0 < coherence < 1"),
+        ("[csf]\nr2s_hz = -5", "Ventricles needs positive parameters"),
+        ("[denoise]\nmethod = 'x'", "there is no stage 'denoise'"),
+        ("[background", "not valid TOML"),
+    ],
+)
+def test_an_impossible_recipe_is_refused_before_any_image_is_read(
+    run: Run, tiny_study: list[Path], tmp_path: Path, text: str, words: str
+) -> None:
+    """Exit code 2, and the sentence names file, stage and parameter."""
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    code, shown = run("reconstruct", tiny_study[0].parent.parent, "-o", tmp_path / "out", "--recipe", path)
+    assert (code, shown.startswith(f"qsm-node: {path}: ")) == (2, True)
+    assert words in shown
+    assert not (tmp_path / "out").exists()
+    assert run("recipe", path) == (code, shown)
+
+
+def test_a_recipe_that_does_not_fit_the_images_fails_with_the_reason(
+    run: Run, tiny_study: list[Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "wide.toml"
+    path.write_text("[background]\nmethod = 'Resharp'\nradius_mm = 90")
+    code, shown = run("reconstruct", tiny_study[0].parent.parent, "-o", tmp_path / "out", "--recipe", path)
+    assert code == 1
+    assert "background: Resharp needs a ball of 90 mm inside the mask, and none fits" in shown
+    path.write_text("[inversion]\nmethod = 'LinearTv'\n[reference]\nmethod = 'Csf'")
+    assert run("reconstruct", tiny_study[0].parent.parent, "-o", tmp_path / "out", "--recipe", path)[0] == 0
+
+
 def test_a_folder_of_refused_input_is_exit_code_3(run: Run, tiny_study: list[Path], tmp_path: Path) -> None:
     code, shown = run("reconstruct", tiny_study[0].parent, "-o", tmp_path / "out")
     assert code == 3

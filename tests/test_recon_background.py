@@ -113,7 +113,7 @@ def test_methods_differ():
         assert all(np.abs(one - other).max() > 0.01 for other in maps[:i])
 
 
-@pytest.mark.parametrize("method", [Lbv(), Sharp(), Resharp(), VSharp()], ids=name)
+@pytest.mark.parametrize("method", METHODS, ids=name)
 def test_a_mask_that_is_too_small_is_named(method):
     mask = np.zeros(SHAPE, dtype=bool)
     mask[20, 20, 20] = True
@@ -128,13 +128,24 @@ def test_a_mask_that_is_too_small_is_named(method):
         ({"field_ppm": np.full(SHAPE, np.nan, np.float32)}, "field_ppm contains NaN"),
         ({"mask": np.ones((3, 3, 3), bool)}, r"mask has shape \(3, 3, 3\)"),
         ({"weight2": np.ones((3, 3, 3), np.float32)}, r"weight2 has shape \(3, 3, 3\)"),
+        ({"field_ppm": np.full(SHAPE, np.inf, np.float32)}, "field_ppm contains NaN or infinity"),
+        ({"weight2": np.full(SHAPE, np.nan, np.float32)}, "weight2 contains NaN"),
+        ({"weight2": np.zeros(SHAPE, np.float32)}, "weight2 must not be negative, nor 0"),
+        ({"weight2": -np.ones(SHAPE, np.float32)}, "weight2 must not be negative"),
+        ({"mask": np.ones(SHAPE, np.uint8)}, "mask must be bool"),
+        ({"voxel_mm": (1.0, 0.0, 1.0)}, "voxel_mm must be three positive lengths"),
+        ({"voxel_mm": (1.0, float("nan"), 1.0)}, "voxel_mm must be three positive lengths"),
+        ({"b0_dir": (0.0, 0.0, 2.0)}, "b0_dir must be a unit vector"),
+        ({"b0_dir": (0.0, 0.0, float("nan"))}, "b0_dir must be a unit vector"),
     ],
 )
-def test_arguments_that_cannot_be_used_are_named(change, words):
+@pytest.mark.parametrize("method", METHODS, ids=name)
+def test_arguments_that_cannot_be_used_are_named(method, change, words):
     ones = np.ones(SHAPE, np.float32)
-    arguments = {"field_ppm": ones, "weight2": ones, "mask": ball((1.0, 1.0, 1.0))} | change
+    place = {"voxel_mm": (1.0, 1.0, 1.0), "b0_dir": (0.0, 0.0, 1.0)}
+    arguments = {"field_ppm": ones, "weight2": ones, "mask": ball((1.0, 1.0, 1.0))} | place | change
     with pytest.raises(BadInput, match=words):
-        remove_background(**arguments, voxel_mm=(1.0, 1.0, 1.0), b0_dir=(0.0, 0.0, 1.0), method=Pdf())
+        remove_background(**arguments, method=method)
 
 
 def test_parameters_out_of_range_are_refused():

@@ -187,6 +187,10 @@ def test_cosmos_refuses_what_does_not_determine_chi():
         cosmos([field, field], [(0.0, 0.0, 1.0), (0.0, 0.0, 1.0)], (1.0, 1.0, 1.0))
     with pytest.raises(BadInput, match="two or more"):
         cosmos([field], [(0.0, 0.0, 1.0)], (1.0, 1.0, 1.0))
+    with pytest.raises(BadInput, match="fields_ppm contain NaN or infinity"):
+        cosmos([field, field + np.float32(np.nan)], [(0.0, 0.0, 1.0), (0.0, 1.0, 0.0)], (1.0, 1.0, 1.0))
+    with pytest.raises(BadInput, match="b0_dir must be a unit vector"):
+        cosmos([field, field], [(0.0, 0.0, 1.0), (0.0, 3.0, 0.0)], (1.0, 1.0, 1.0))
     with pytest.raises(BadInput, match="one shape"):
         cosmos([field, field[1:]], [(0.0, 0.0, 1.0), (0.0, 1.0, 0.0)], (1.0, 1.0, 1.0))
 
@@ -253,6 +257,14 @@ def test_morphology_spares_the_strongest_edges():
         ({"weight2": np.zeros(SHAPE, np.float32)}, "nor 0 in every voxel"),
         ({"weight2": np.full(SHAPE, np.nan, np.float32)}, "weight2 contains NaN"),
         ({"magnitude": np.full(SHAPE, np.inf, np.float32)}, "magnitude contains NaN or infinity"),
+        ({"local": LocalField(np.full(SHAPE, np.nan, np.float32), ellipsoid())}, "local.field_ppm contains NaN"),
+        ({"local": LocalField(np.zeros((3, 3, 3), np.float32), ellipsoid())}, "local.field_ppm has shape"),
+        ({"csf": np.zeros((3, 3, 3), bool)}, "csf has shape"),
+        ({"weight2": -np.ones(SHAPE, np.float32)}, "weight2 must not be negative"),
+        ({"rad_per_ppm": 0.0}, "rad_per_ppm must be positive"),
+        ({"rad_per_ppm": float("nan")}, "rad_per_ppm must be positive"),
+        ({"voxel_mm": (1.0, -1.0, 1.0)}, "voxel_mm must be three positive lengths"),
+        ({"b0_dir": (0.0, 0.0, 0.0)}, "b0_dir must be a unit vector"),
         ({"local": LocalField(np.zeros(SHAPE, np.float32), np.zeros(SHAPE, bool))}, "local.mask holds 0 voxels"),
         (
             {"local": LocalField(np.zeros(SHAPE, np.float32), np.ones(SHAPE, bool))},

@@ -132,7 +132,7 @@ def test_a_folder_that_can_be_written_is_chosen_or_named(tmp_path: Path, monkeyp
     assert choose_cache(tmp_path / "other") == tmp_path / "named"
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/proc/no-such-folder")
     assert choose_cache(tmp_path / "other") == tmp_path / "other"
-    with pytest.raises(NoCache, match=r"can be written, of /proc/no-such-folder, /proc/nor-this: set NUMBA"):
+    with pytest.raises(NoCache, match=r"can be written: /proc/no-such-folder, /proc/nor-this; set NUMBA"):
         choose_cache(Path("/proc/nor-this"))
 
 
