@@ -3,8 +3,9 @@
     python -m benchmarks.accuracy [--recipe NAME] [--quick]
 
 Errors are those of maps of mean 0 over the true brain. A lesion's voxels are those that are half lesion or more, its
-truth the mean of the fine grid over each voxel. SNR is the magnitude of white matter at the first echo over the noise's
-standard deviation per real channel. The phantoms are made on a grid of half the voxel edge and cropped in k-space.
+truth the mean of the fine grid over each voxel. SNR is the magnitude of white matter at the first echo over the
+standard deviation of the noise per real channel. The phantoms are made on a grid of half the voxel edge, and cropped
+in k-space.
 """
 
 from __future__ import annotations

@@ -103,15 +103,16 @@ class Head:
         return len(TISSUES) + lesion
 
     def depth_mm(self, points_mm: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Depth of points (N, 3) below the surface of the brain in mm, (N,); negative outside and in bone."""
+        """Depth of points (N, 3) below the surface of the brain in mm, (N,); negative in bone and sinuses too."""
         chart = self.charts["cavity"]
         places = [(points_mm[:, i] - float(axis[0])) / float(axis[1] - axis[0]) for i, axis in enumerate(chart.axes)]
         inside = scipy.ndimage.map_coordinates(chart.values, places, order=1, mode="nearest")
         depth = np.asarray(-inside - self.gap_mm, dtype=np.float64)
-        for bone in (part.solid for part in self.cavities if part.tissue == "bone"):
-            x, y, z = points_mm.T.astype(np.float32)[:, :, None]
-            from_bone = [bone.distance_mm((x[i], y[i], z[i])).item() for i in range(len(points_mm))]
-            depth = np.minimum(depth, from_bone)
+        x, y, z = points_mm.T.astype(np.float32)[:, :, None]
+        for part in (*self.cavities, *self.veins):
+            if part.tissue in ("bone", "dural sinus"):
+                outside = [part.solid.distance_mm((x[i], y[i], z[i])).item() for i in range(len(points_mm))]
+                depth = np.minimum(depth, outside)
         return depth
 
     def paint(self, axes: Axes) -> Painted:

@@ -161,23 +161,46 @@ def data_residual(field: FloatArray, dchi: FloatArray, weight2: FloatArray, k: A
         residual[i] = np.sqrt(weight2[i]) * TWO * abs(sin_wrapped(half)) / k
 
 
-# chi^ = (mu1 G + mu2 D Z) / (mu1 L + mu2 D^2)
+# C = g + i z
+@kernel()
+def pack(g: FloatArray, z: FloatArray, pair: ComplexArray) -> None:
+    """Two real volumes as one complex one, flat."""
+    for i in numba.prange(g.shape[0]):
+        pair[i] = complex(g[i], z[i])
+
+
+@kernel()
+def unpack(pair: ComplexArray, chi: FloatArray, dchi: FloatArray) -> None:
+    """The real and the imaginary volume, flat."""
+    for i in numba.prange(chi.shape[0]):
+        chi[i], dchi[i] = pair[i].real, pair[i].imag
+
+
+# chi^ = (mu1 G + mu2 D Z) / (mu1 L + mu2 D^2) with G(k) = (C(k) + C*(-k)) / 2, Z(k) = (C(k) - C*(-k)) / 2i;
+# the transform of chi + i D chi is (1 + i D) chi^
 @kernel()
 def solve_chi(
-    g: ComplexArray,
-    z: ComplexArray,
-    dipole: FloatArray,
-    power: FloatArray,
-    mu1: Any,
-    mu2: Any,
-    dchi: ComplexArray,
+    pair: ComplexArray, dipole: FloatArray, power: FloatArray, mu1: Any, mu2: Any, solution: ComplexArray
 ) -> None:
-    """Solve the normal equations on the flat rfft grid; chi^ replaces ``g``, D chi^ goes to ``dchi``."""
-    for i in numba.prange(g.shape[0]):
-        d = dipole[i]
-        new = (mu1 * g[i] + (mu2 * d) * z[i]) * (ONE / (mu1 * power[i] + mu2 * d * d))
-        g[i] = new
-        dchi[i] = d * new
+    """Solve the normal equations from the transform of g + i z, into that of chi + i D chi, (X, Y, Z).
+
+    ``dipole`` and ``power`` are on the rfft grid: k and -k are solved for together.
+    """
+    nx, ny, nz = pair.shape
+    for px in numba.prange(nx):
+        x = np.int64(px)
+        x1 = (nx - x) % nx
+        for y in range(ny):
+            y1 = (ny - y) % ny
+            for z in range(dipole.shape[2]):
+                z1 = (nz - z) % nz
+                a, b, d = pair[x, y, z], pair[x1, y1, z1], dipole[x, y, z]
+                w = HALF / (mu1 * power[x, y, z] + mu2 * d * d)
+                re = w * (mu1 * (a.real + b.real) + mu2 * d * (a.imag + b.imag))
+                im = w * (mu1 * (a.imag - b.imag) + mu2 * d * (b.real - a.real))
+                solution[x, y, z] = complex(re - d * im, im + d * re)
+                if z1 != z:
+                    solution[x1, y1, z1] = complex(re + d * im, d * re - im)
 
 
 # out[a, i, b] = min over |j - i| <= reach of  g[a, j, b] + ((i - j) h)^2

@@ -36,7 +36,9 @@ class Recipe:
 
 
 FAST = Recipe(
-    name="fast", background=Lbv(), inversion=NonlinearTv(iterations=16, merit_at=(4, 8, 12), reweight_at=(9, 13))
+    name="fast",
+    background=Lbv(),
+    inversion=NonlinearTv(iterations=16, merit_at=(4, 8, 12), reweight_at=(9, 13)),
 )
 MEDI = Recipe(name="medi", background=Pdf(), inversion=Medi(), reference=Csf())
 RECIPES = {recipe.name: recipe for recipe in (Recipe(), FAST, MEDI)}

@@ -94,7 +94,8 @@ def test_painting_does_not_depend_on_the_grid() -> None:
 
 def test_depth_is_that_of_the_painted_brain() -> None:
     axes = coarse_axes()
-    brain = healthy(1).paint(axes).brain
+    painted = healthy(1).paint(axes)
+    brain = painted.brain & ~painted.foreign
     points = np.stack(np.meshgrid(*(a[::5] for a in axes), indexing="ij"), axis=-1).reshape(-1, 3)
     depth = healthy(1).depth_mm(points.astype(np.float64)).reshape(brain[::5, ::5, ::5].shape)
     upper = axes[2][::5] > -40

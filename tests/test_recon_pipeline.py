@@ -7,7 +7,7 @@ import pytest
 
 from phantoms.anatomy import head
 from phantoms.simulate import Phantom, Protocol, simulate
-from recon.background import Resharp, Sharp, VSharp
+from recon.background import Pdf, Resharp, Sharp, VSharp
 from recon.highpass import Homodyne
 from recon.pipeline import BRAIN, hz_to_ppm, reconstruct
 from recon.recipe import RECIPES, Recipe, as_dict
@@ -113,7 +113,10 @@ def test_negated_phase_negates_the_map(phantom, name):
 
 @pytest.mark.parametrize("name", ["default", "fast"])
 def test_a_patient_turned_with_the_field_gives_the_same_map(phantom, name):
-    """Axes renamed in turn, B0 along y of the array: the field to 0.01 Hz, the map to 0.1 %."""
+    """Axes renamed in turn, B0 along y of the array: the field to 0.01 Hz, the map to 0.1 %.
+
+    With so many iterations of PDF: rounding may end one of the two an iteration earlier, and that changes more.
+    """
     upright = phantom.acquisition
     x, y, z = upright.geometry.shape
     turned = dataclasses.replace(
@@ -122,8 +125,11 @@ def test_a_patient_turned_with_the_field_gives_the_same_map(phantom, name):
         phase=np.ascontiguousarray(upright.phase.transpose(0, 2, 3, 1)),
         geometry=Geometry((y, z, x), upright.geometry.affine_mm[:, [1, 2, 0, 3]]),
     )
-    one = reconstruct(upright, RECIPES[name], phantom.brain)
-    other = reconstruct(turned, RECIPES[name], np.ascontiguousarray(phantom.brain.transpose(1, 2, 0)))
+    recipe = RECIPES[name]
+    if isinstance(recipe.background, Pdf):
+        recipe = dataclasses.replace(recipe, background=Pdf(1e-9, 10))
+    one = reconstruct(upright, recipe, phantom.brain)
+    other = reconstruct(turned, recipe, np.ascontiguousarray(phantom.brain.transpose(1, 2, 0)))
     np.testing.assert_allclose(other.field.field_hz, one.field.field_hz.transpose(1, 2, 0), atol=0.01)
     difference = other.chi.chi_ppm - one.chi.chi_ppm.transpose(1, 2, 0)
     assert difference.std() < 1e-3 * one.chi.chi_ppm.std()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recon import kernels
-from recon.fourier import dipole_kernel, edge_scales, gradient_power, irfft, rfft
+from recon.fourier import dipole_kernel, edge_scales, fft_pair, gradient_power, ifft_pair
 from recon.inversion.problem import Inverting, Problem
 from recon.morphology import erode
 from recon.solve import Step
@@ -103,6 +103,7 @@ def nonlinear_tv(problem: Problem, method: NonlinearTv) -> Inverting:
     z, u = np.zeros(field.size, dtype=np.float32), np.zeros(field.size, dtype=np.float32)
     chi = np.zeros(shape, dtype=np.float32)
     dchi = np.zeros(shape, dtype=np.float32)
+    pair, solution = np.empty(shape, dtype=np.complex64), np.empty(shape, dtype=np.complex64)
     residual = np.empty(field.size, dtype=np.float32)
 
     def weigh_faces(per_half: float) -> None:
@@ -116,10 +117,10 @@ def nonlinear_tv(problem: Problem, method: NonlinearTv) -> Inverting:
         kernels.tv_step(chi, faces, scales, threshold, rho, v)
         kernels.tv_divergence(v, faces, scales, threshold, g)
         kernels.data_step(field, dchi.ravel(), w2, k, mu2, rho, z, u)
-        g_hat, z_hat = rfft(g), rfft(dchi)
-        d_hat = np.empty_like(g_hat)
-        kernels.solve_chi(g_hat.ravel(), z_hat.ravel(), dipole.ravel(), power.ravel(), mu1, mu2, d_hat.ravel())
-        previous, chi, dchi = chi, irfft(g_hat, shape), irfft(d_hat, shape)
+        kernels.pack(g.ravel(), dchi.ravel(), pair.ravel())
+        kernels.solve_chi(fft_pair(pair), dipole, power, mu1, mu2, solution)
+        previous = chi[::4].copy()
+        kernels.unpack(ifft_pair(solution).ravel(), chi.ravel(), dchi.ravel())
         if iteration in method.merit_at:
             kernels.data_residual(field, dchi.ravel(), w2, k, residual)
             merit(w2, residual, method.merit_factor)
@@ -131,8 +132,7 @@ def nonlinear_tv(problem: Problem, method: NonlinearTv) -> Inverting:
 
 def relative_change(chi: FloatArray, previous: FloatArray) -> float:
     """Norm of the last change over that of chi, on every fourth plane: a figure to watch, not to stop by."""
-    now, before = chi[::4], previous[::4]
-    return float(np.linalg.norm(now - before) / (np.linalg.norm(now) + 1e-30))
+    return float(np.linalg.norm(chi[::4] - previous) / (np.linalg.norm(chi[::4]) + 1e-30))
 
 
 def merit(weight2: FloatArray, residual: FloatArray, factor: float) -> None:
