@@ -185,7 +185,7 @@ def test_the_first_reconstruction_compiles_and_says_so(
         ("[inversion]\nmethod = 'LinearTv'\niterations = 0", "LinearTv needs positive parameters"),
         ("[inversion]\nmethod = 'Tkd'\nalpha_ppm = 1.0", "inversion: Tkd has no parameter 'alpha_ppm'"),
         ("[inversion]\nalpha_ppm = nan", "inversion.alpha_ppm: must be a finite number, got nan"),
-        ("[inversion]\nmerit_at = [8, 41]", "merit_at and reweight_at lie beyond 40 iterations"),
+        ("[inversion]\nmerit_at = [8, 41]", "NonlinearTv: merit_at and reweight_at lie beyond"),
         ("[background]\nmethod = 'Medi'", "background: there is no method 'Medi'; methods are Pdf"),
         ("[background]\nmethod = 'VSharp'\nradii_mm = [2, 4]", "VSharp needs falling radii_mm"),
         ("[background]\ntolerance = 1.0", "Pdf needs 0 < tolerance < 1"),
