@@ -1,6 +1,6 @@
 """Numba kernels of the automatic mask, nothing else: block sums, capped distances, floods, the deformable surface.
 
-Like those of ``recon.kernels``: flat float32 loops whose result does not depend on the number of threads.
+Like those of :mod:`recon.kernels`: flat float32 loops whose result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from recon.kernels import HALF, ONE, ZERO, cos_wrapped, sin_wrapped, wrap
-from recon.kernels import _kernel as kernel
+from recon.jit import HALF, ONE, ZERO, cos_wrapped, kernel, sin_wrapped, wrap
 from recon.types import BoolArray, ComplexArray, FloatArray
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from recon import mask_kernels
+from recon import kernels, mask_kernels
 from recon.types import BoolArray, FloatArray, Vector
 
 
