@@ -80,7 +80,11 @@ class Painted:
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A head with its lesions: the charts of its layers, the solids inside them."""
+    """A head with its lesions: the charts of its layers, the solids inside them.
+
+    ``gap_mm`` is the width of the fluid over the brain, ``skull_mm`` the thickness of the bone, ``healthy`` the
+    tissues in the order of ``TISSUES``; other values than ``head`` chooses make unusual heads.
+    """
 
     seed: int
     lesions: tuple[Lesion, ...]
@@ -90,11 +94,13 @@ class Head:
     cavities: tuple[Part, ...]
     nuclei: tuple[Part, ...]
     veins: tuple[Part, ...]
+    skull_mm: float = 6.6
+    healthy: tuple[Tissue, ...] = TISSUES
 
     @cached_property
     def tissues(self) -> tuple[Tissue, ...]:
-        """The tissue of every label: ``TISSUES``, then one for every lesion."""
-        return TISSUES + tuple(
+        """The tissue of every label: the healthy ones, then one for every lesion."""
+        return self.healthy + tuple(
             Tissue(lesion.kind, lesion.chi_ppm, lesion.r2s_hz, lesion.t1_s, lesion.pd) for lesion in self.lesions
         )
 
@@ -122,7 +128,7 @@ class Head:
         self._solids(axes, self.cavities, label, chi_label, charts, walled=True)
         self._solids(axes, self.nuclei, label, chi_label, charts, wandering=True)
         self._solids(axes, self.veins, label, chi_label, charts)
-        self._lesions(axes, label, chi_label)
+        self._lesions(axes, label, chi_label, brain)
         chi = np.array([t.chi_ppm for t in self.tissues], dtype=np.float32)[chi_label]
         chi += np.array([t.chi_sd_ppm for t in self.tissues], dtype=np.float32)[chi_label] * charts["chi texture"]
         foreign = np.array([t.name in OUTSIDE_BRAIN for t in self.tissues])[label]
@@ -137,7 +143,7 @@ class Head:
         pads = (outside > 14) & (bump + 0.4 * charts["texture"] > 0.4)
         label[pads | (skin > -5.5 - bump)] = LABEL["fat"]
         label[skin > -1.6] = LABEL["skin"]
-        bone = 6.6 + bump
+        bone = self.skull_mm + bump
         label[outside < bone] = LABEL["bone"]
         label[(outside > 2.2) & (outside < bone - 2.2)] = LABEL["marrow"]
         label[skin > 0] = LABEL["air"]
@@ -212,7 +218,8 @@ class Head:
             wander = charts["slip"][box] * min(1.0, thin / 5) if wandering else np.float32(0)
             chi_label[box][distance + wander < 0] = LABEL[part.tissue]
 
-    def _lesions(self, axes: Axes, label: LabelArray, chi_label: LabelArray) -> None:
+    def _lesions(self, axes: Axes, label: LabelArray, chi_label: LabelArray, brain: npt.NDArray[np.bool_]) -> None:
+        """Paint lesions; what would reach beyond the brain is cut off at its surface."""
         for index, lesion in enumerate(self.lesions):
             x, y, z = lesion.centre_mm
             r = lesion.reach_mm + 1
@@ -220,8 +227,8 @@ class Head:
             if box is None:
                 continue
             distance = lesion.distance_mm(cut(axes, box))
-            label[box][distance < 0] = self.label_of(index)
-            chi_label[box][distance < lesion.chi_margin_mm] = self.label_of(index)
+            label[box][(distance < 0) & brain[box]] = self.label_of(index)
+            chi_label[box][(distance < lesion.chi_margin_mm) & brain[box]] = self.label_of(index)
 
 
 def _sheet(across_mm: FloatArray, beyond_mm: FloatArray, half_mm: float) -> FloatArray:

@@ -203,22 +203,6 @@ def solve_chi(
                     solution[x1, y1, z1] = complex(re + d * im, d * re - im)
 
 
-# out[a, i, b] = min over |j - i| <= reach of  g[a, j, b] + ((i - j) h)^2
-@kernel()
-def min_plus(g: FloatArray, reach: int, step: Any, out: FloatArray) -> None:
-    """One axis of the squared distance transform (A, N, B), capped at ``reach`` voxels of edge ``step``."""
-    na, n, nb = g.shape
-    for ai in numba.prange(na * n):
-        a, i = divmod(np.int64(ai), n)
-        for b in range(nb):
-            out[a, i, b] = g[a, i, b]
-        for j in range(max(0, i - reach), min(n, i + reach + 1)):
-            d = np.float32(i - j) * step
-            d2 = d * d
-            for b in range(nb):
-                out[a, i, b] = min(out[a, i, b], g[a, j, b] + d2)
-
-
 @kernel()
 def interior(mask: BoolArray, core: BoolArray) -> None:
     """Voxels (X, Y, Z) of the mask whose six neighbours belong to it; beyond the array nothing does."""

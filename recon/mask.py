@@ -1,73 +1,75 @@
-"""The automatic brain mask, from magnitude and phase coherence; no atlas, no download, no other program."""
+"""The automatic brain mask, from magnitude and phase coherence; no atlas, no download, no other program.
+
+It has to keep what other masks throw away: hemorrhages and calcifications without signal at the surface of the brain.
+Works on blocks near 1.6 mm (``recon.headgrid``), whose axes are the patient's; only the edge is found at full
+resolution.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
-from recon.morphology import closed, dilate, distance_mm, erode, opened
+from recon import mask_kernels
+from recon.headgrid import HeadGrid, cut_faces, touched
+from recon.levels import brain_level, foreground, smooth_mean
+from recon.mask_check import BAD_CONTACT, GOOD_CONTACT, NO_SCALP, Signs, judged
+from recon.morphology import Ends, closed, dilate, distance_mm, erode, filled, joined, opened
+from recon.surface import inside_surface
+from recon.symmetry import midsagittal
 from recon.types import Acquisition, BadRecipe, BoolArray, FloatArray, NoMask, Vector
 
-S = TypeVar("S", bound=np.generic)
+RADII_MM = (3.0, 4.0, 5.0, 6.5, 8.0, 10.0, 12.0)
+"""Radii of erosion that cut the brain from its surroundings, tried in this order."""
+LARGE_RADIUS_MM = 5.5
+"""A core that needed more than this, or still touches the scalp, is bounded by the deformable surface."""
+SHARES, LOST_OVERLAP = (0.70, 0.66, 0.62, 0.56), 0.002
+"""Tightness of the surface, tried in this order; how much symmetry it may cost."""
+CENTRAL_MM = 60.0
+"""Standard deviation of the weight towards the middle of the head."""
+REACH_MM, THIN_MM = 6.0, 3.0
+"""The brain reaches this far beyond its core, but not into what is thinner than twice the second length."""
+THICK_MM, MARGIN_MM = 2.5, 5.0
+"""A dark dent thicker than twice the first length is a lesion; it goes on for the second beyond the brain's hull."""
+OUTWARD_MM, INWARD_MM = 1.0, 2.0
+"""How far the edge at full resolution may lie from that of the blocks."""
+BRAIN_LIKE = 0.5
+"""What is at least so bright relative to brain may be brain, whatever the method's levels are."""
+CORD_CM2 = 6.0
+"""Layers with less than this below the brain are cord."""
 
 
 @dataclass(frozen=True, slots=True)
 class AutoMask:
-    """Brain = bright, coherent in phase, away from air, connected after erosion; then grown to its edge.
-
-    All radii are in mm, magnitudes are relative to the brain's.
+    """Brain = bright, coherent in phase, away from air, connected after erosion; grown to its edge, lesions included.
 
     Parameters
     ----------
-    grid_mm
-        Edge of the working grid of block means.
-    last_te_s
-        Echoes up to this time are used, at least one.
-    coherence, coherence_box_mm
-        Least phase coherence |sum H| / sum |H| over a box of this edge, H the product of neighbouring echoes. Bone,
-        air and most of the scalp are incoherent.
+    coherence
+        Least phase coherence |sum H| / sum |H| over a box of 5.5 mm, H the product of neighbouring echoes. Bone, air
+        and most of the scalp are incoherent.
     core_level, edge_level
-        Least magnitude of the core and of the edge.
+        Least magnitude of the core and of the edge, relative to the brain's.
     depth_mm
-        Least depth of the core below the head's surface.
-    radii_mm
-        Radii of erosion, tried in this order until the mask does not touch the scalp.
-    skin_contact
-        Greatest fraction of a good mask that lies within 1.5 ``depth_mm`` of the surface.
-    reach_mm
-        How far the mask may grow beyond the core.
+        Least depth of the brain below the head's surface.
     closing_mm
-        Dark places up to twice this width belong to the brain: a hemorrhage has no signal.
+        Radius of the ball that rolls over the brain: a dark dent that it cannot enter may be a lesion.
     """
 
-    grid_mm: float = 1.6
-    last_te_s: float = 14.5e-3
     coherence: float = 0.8
-    coherence_box_mm: float = 5.5
     core_level: float = 0.5
     edge_level: float = 0.42
     depth_mm: float = 5.0
-    radii_mm: tuple[float, ...] = (5.0, 6.5, 8.0, 10.0, 12.0)
-    skin_contact: float = 0.002
-    reach_mm: float = 6.0
-    closing_mm: float = 8.0
+    closing_mm: float = 25.0
 
     def __post_init__(self) -> None:
-        lengths = (
-            self.grid_mm,
-            self.last_te_s,
-            self.coherence_box_mm,
-            self.depth_mm,
-            self.reach_mm,
-            self.closing_mm,
-        )
-        shares = 0 < self.edge_level <= self.core_level < 1 and 0 < self.coherence < 1 and 0 <= self.skin_contact < 1
-        if not self.radii_mm or not all(x > 0 for x in (*lengths, *self.radii_mm)) or not shares:
-            raise BadRecipe(f"AutoMask needs positive lengths and 0 < edge_level <= core_level < 1, got {self}")
+        shares = 0 < self.edge_level <= self.core_level < 1 and 0 < self.coherence < 1
+        if not shares or self.depth_mm <= 0 or self.closing_mm <= 0:
+            raise BadRecipe(
+                f"AutoMask needs 0 < edge_level <= core_level < 1, 0 < coherence < 1 and positive lengths, got {self}"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,191 +88,196 @@ def automatic_mask(acquisition: Acquisition, method: AutoMask) -> BrainMask:
     NoMask
         If there is no head in the image, or what was found cannot be a brain.
     """
-    voxel_mm = acquisition.geometry.voxel_mm
-    block = np.array([max(1, round(method.grid_mm / h)) for h in voxel_mm])
-    x, y, z = (float(h * b) for h, b in zip(voxel_mm, block, strict=True))
-    grid_mm = (x, y, z)
-    fine_magnitude, product, modulus = _first_echoes(acquisition, method.last_te_s)
-    if not fine_magnitude.any():
-        raise NoMask("no head in the magnitude: it is 0 everywhere")
-    magnitude = _block_mean(fine_magnitude, block)
-    box = [max(1, round(method.coherence_box_mm / h)) for h in grid_mm]
-    coherence = _coherence(_block_mean(product, block), _block_mean(modulus, block), box)
+    grid = HeadGrid.of(acquisition)
+    voxel_mm, magnitude, coherent = grid.voxel_mm, grid.magnitude, grid.coherence > method.coherence
 
-    tissue = _foreground(magnitude)
-    head = ndimage.binary_fill_holes(closed(tissue, grid_mm, 10.0))
-    depth = distance_mm(~head, grid_mm, 2 * method.depth_mm)
-    bias = _smooth_ratio(magnitude, tissue, grid_mm, 25.0)
-    relative = np.where(tissue, magnitude / bias, 0)
-    bright = (relative > method.core_level) & (coherence > method.coherence)
-    core, contact = _core(bright, depth, grid_mm, method)
+    tissue = foreground(magnitude)
+    cut = cut_faces(tissue, grid)
+    head = filled(closed(tissue, voxel_mm, 10.0, cut))
+    depth = distance_mm(~head, voxel_mm, 1.5 * method.depth_mm)
+    bias = smooth_mean(magnitude, tissue, voxel_mm, 25.0)
+    bright = tissue & coherent & (magnitude > method.core_level * bias)
+    core = find_core(bright, depth, voxel_mm, method.depth_mm)
+    inside = core.mask
+    limited = core.radius_mm > LARGE_RADIUS_MM or core.contact > BAD_CONTACT
+    if limited:
+        inside = within_surface(inside, magnitude, tissue, voxel_mm)
 
-    bias = _smooth_ratio(magnitude, core, grid_mm, 20.0)
-    middle = np.median(bias[core])
-    bias = np.clip(bias, 0.35 * middle, 3 * middle)
+    bias = brain_level(magnitude, inside, voxel_mm)
     bright = tissue & (magnitude > method.edge_level * bias)
-    other = opened(bright & (coherence > method.coherence) & ~dilate(core, grid_mm, 2.0), grid_mm, 2.0)
-    brain = dilate(core, grid_mm, method.reach_mm) & bright & ~other
-    brain = _central(opened(brain, grid_mm, 2.5) | core, grid_mm)
-    filled = closed(brain, grid_mm, method.closing_mm) & (depth > method.depth_mm)
-    filled = _filled(brain | filled)
-    dark = filled & ~brain
+    brain = grown(inside, bright, coherent, voxel_mm, cut)
+    plane = midsagittal(brain, voxel_mm)
+    dim = ~(bright & coherent) & ~brain
+    if core.scalp:
+        dim &= depth > method.depth_mm
+    lesions = opened(
+        dim & closed(brain, voxel_mm, method.closing_mm) & (above(brain) | plane.is_mirrored(dim, brain, voxel_mm)),
+        voxel_mm,
+        1.5,
+    )
+    lesions |= dim & dilate(opened(lesions, voxel_mm, THICK_MM), voxel_mm, MARGIN_MM)
+    whole = closed(brain | lesions, voxel_mm, 4.0) & (brain | lesions | dim)
+    whole = without_cord(capped(whole, cut), voxel_mm)
 
-    mask = _fine_edge(filled, dark, fine_magnitude, bias, block, grid_mm, method.edge_level)
-    return BrainMask(mask, _judged(mask, contact, acquisition.geometry.voxel_mm3, method))
+    mask = fine_mask(grid, whole, whole & ~brain, bias, method.edge_level)
+    block_ml = float(np.prod(voxel_mm)) / 1000
+    signs = Signs(
+        volume_ml=float(np.count_nonzero(mask)) * acquisition.geometry.voxel_mm3 / 1000,
+        head_ml=float(np.count_nonzero(head)) * block_ml,
+        dark_ml=float(np.count_nonzero(lesions)) * block_ml,
+        extent_mm=extent_mm(whole, voxel_mm),
+        contact=core.contact,
+        scalp=core.scalp,
+        limited=limited,
+        overlap=plane.overlap,
+        bright_share=bright_share(whole, tissue & (magnitude > BRAIN_LIKE * bias), voxel_mm),
+        faces=touched(whole, grid),
+    )
+    return BrainMask(mask, judged(signs))
 
 
-def _first_echoes(
-    acquisition: Acquisition, last_te_s: float
-) -> tuple[FloatArray, npt.NDArray[np.complex64], FloatArray]:
-    """Root mean square magnitude of the first echoes, sum of products of neighbouring echoes, and of their moduli.
+@dataclass(frozen=True, slots=True, eq=False)
+class Core:
+    """What is surely brain; its share near the head's surface; the radius that cut it out; whether a scalp exists."""
 
-    With one echo the product is the signal itself.
+    mask: BoolArray
+    contact: float
+    radius_mm: float
+    scalp: bool = True
+
+
+def find_core(bright: BoolArray, depth: FloatArray, voxel_mm: Vector, depth_mm: float) -> Core:
+    """Central component after the first erosion that cuts it from the scalp, or nearly does.
+
+    Raises
+    ------
+    NoMask
+        If nothing is left after the smallest erosion.
     """
-    used = max(1, int(np.searchsorted(acquisition.te_s, last_te_s, side="right")))
-    magnitude, phase = acquisition.magnitude[:used], acquisition.phase[:used]
-    root = np.sqrt(np.mean(magnitude**2, axis=0))
-    if len(acquisition.te_s) == 1:
-        return root, magnitude[0] * np.exp(1j * phase[0]), magnitude[0]
-    product = np.zeros(root.shape, dtype=np.complex64)
-    modulus = np.zeros(root.shape, dtype=np.float32)
-    for e in range(max(1, used - 1)):
-        weight = acquisition.magnitude[e] * acquisition.magnitude[e + 1]
-        product += weight * np.exp(1j * (acquisition.phase[e + 1] - acquisition.phase[e]))
-        modulus += weight
-    return root, product, modulus
+    tried = _cores(bright & (depth > depth_mm), depth, voxel_mm, depth_mm)
+    if tried and min(core.contact for core in tried) > NO_SCALP:
+        first = _cores(bright, depth, voxel_mm, depth_mm)[0]
+        return Core(first.mask, 0.0, first.radius_mm, scalp=False)
+    if not tried:
+        raise NoMask(f"no region deeper than {depth_mm + RADII_MM[0]:.0f} mm with signal and coherent phase")
+    lowest = min(core.contact for core in tried)
+    return next(core for core in tried if core.contact <= max(1.3 * lowest, GOOD_CONTACT))
 
 
-def _block_mean(volume: npt.NDArray[S], block: npt.NDArray[np.int64]) -> npt.NDArray[S]:
-    """Means over blocks; the last block of an axis is smaller where the size does not divide."""
-    for axis, size in enumerate(block):
-        start = np.arange(0, volume.shape[axis], size)
-        counts = np.diff(np.append(start, volume.shape[axis])).reshape([-1 if a == axis else 1 for a in range(3)])
-        volume = (np.add.reduceat(volume, start, axis=axis) / counts.astype(np.float32)).astype(
-            volume.dtype, copy=False
-        )
-    return volume
-
-
-def _coherence(product: npt.NDArray[np.complex64], modulus: FloatArray, box: list[int]) -> FloatArray:
-    real, imag = (ndimage.uniform_filter(part, box) for part in (product.real, product.imag))
-    coherence: FloatArray = np.hypot(real, imag) / (ndimage.uniform_filter(modulus, box) + 1e-30)
-    return coherence
-
-
-def _foreground(magnitude: FloatArray) -> BoolArray:
-    """Voxels above Otsu's threshold of the log magnitude, without specks below 0.5 % of the largest component."""
-    log = np.log(magnitude + 1e-3 * magnitude.mean() + 1e-30)
-    tissue = log > _otsu(log)
-    labels, count = ndimage.label(tissue)
-    if count == 0:
-        raise NoMask("no head in the magnitude: it is the same everywhere")
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    kept: BoolArray = (sizes > 0.005 * sizes.max())[labels]
-    return kept
-
-
-def _otsu(values: FloatArray) -> float:
-    """Threshold with the largest variance between the two classes (Otsu 1979, IEEE Trans SMC 9:62)."""
-    counts, edges = np.histogram(values, 256)
-    centres = (edges[1:] + edges[:-1]) / 2
-    below, total = np.cumsum(counts), counts.sum()
-    moment = np.cumsum(counts * centres)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (moment[-1] * below - total * moment) ** 2 / (below * (total - below).astype(float))
-    return float(centres[int(np.nanargmax(np.where(np.isfinite(between), between, -1)))])
-
-
-def _smooth_ratio(magnitude: FloatArray, where: BoolArray, grid_mm: Vector, sigma_mm: float) -> FloatArray:
-    """Gaussian mean of the magnitude over ``where``: the coil's bias, in the unit of the magnitude."""
-    sigma = [sigma_mm / h for h in grid_mm]
-    weight = ndimage.gaussian_filter(where.astype(np.float32), sigma, truncate=3)
-    level = ndimage.gaussian_filter(np.where(where, magnitude, np.float32(0)), sigma, truncate=3)
-    ratio: FloatArray = level / np.maximum(weight, 1e-3)
-    floor: FloatArray = np.maximum(ratio, np.float32(1e-6) * ratio.max())
-    return floor
-
-
-def _core(bright: BoolArray, depth: FloatArray, grid_mm: Vector, method: AutoMask) -> tuple[BoolArray, float]:
-    """Central component after the first erosion that cuts it from the scalp, and its contact with the scalp."""
-    condition = bright & (depth > method.depth_mm)
-    inside = distance_mm(~condition, grid_mm, max(method.radii_mm) + 2)
-    tried: list[tuple[float, BoolArray]] = []
-    for radius in method.radii_mm:
-        eroded = inside > radius
+def _cores(condition: BoolArray, depth: FloatArray, voxel_mm: Vector, depth_mm: float) -> list[Core]:
+    """A core for every radius, until one is good."""
+    thickness = distance_mm(~condition, voxel_mm, max(RADII_MM) + 2)
+    weight = thickness * _from_middle(depth.shape, voxel_mm)
+    tried: list[Core] = []
+    for radius in RADII_MM:
+        eroded = thickness > radius
         if not eroded.any():
             break
-        core = dilate(_central(eroded, grid_mm), grid_mm, radius + 1) & condition
-        contact = float(np.mean(depth[core] < 1.5 * method.depth_mm))
-        tried.append((contact, core))
-        if contact < method.skin_contact:
+        core = dilate(_central(eroded, weight), voxel_mm, radius + 1) & condition
+        contact = float(np.mean(depth[core] < 1.5 * depth_mm))
+        tried.append(Core(core, contact, radius))
+        if contact < GOOD_CONTACT:
             break
-    if not tried:
-        raise NoMask(
-            f"no region deeper than {method.depth_mm + method.radii_mm[0]:.0f} mm with signal and coherent phase"
-        )
-    lowest = min(contact for contact, _ in tried)
-    contact, core = next(t for t in tried if t[0] <= 1.3 * lowest)
-    return core, contact
+    return tried
 
 
-def _central(mask: BoolArray, grid_mm: Vector) -> BoolArray:
-    """The component with the largest mass, weighted towards the middle of the array."""
+def _from_middle(shape: tuple[int, ...], voxel_mm: Vector) -> FloatArray:
+    """Weight of every voxel, 1 in the middle of the array."""
+    x, y, z = (
+        np.exp(-0.5 * ((np.arange(n, dtype=np.float32) - (n - 1) / 2) * (h / CENTRAL_MM)) ** 2).astype(np.float32)
+        for n, h in zip(shape, voxel_mm, strict=True)
+    )
+    return np.asarray(x[:, None, None] * y[None, :, None] * z[None, None, :])
+
+
+def _central(mask: BoolArray, weight: FloatArray) -> BoolArray:
+    """The component with the largest sum of weights."""
     labels, count = ndimage.label(mask)
     if count <= 1:
         return mask
-    axes = [(np.arange(n) - (n - 1) / 2) * h for n, h in zip(mask.shape, grid_mm, strict=True)]
-    weight = [np.exp(-0.5 * (a / 60.0) ** 2) for a in axes]
-    central = weight[0][:, None, None] * weight[1][None, :, None] * weight[2][None, None, :]
-    mass = np.bincount(labels.ravel(), central.ravel())
+    mass = np.bincount(labels.ravel(), weight.ravel())
     mass[0] = 0
     chosen: BoolArray = labels == mass.argmax()
     return chosen
 
 
-def _filled(mask: BoolArray) -> BoolArray:
-    """Holes filled, also those that a cut end slice opens."""
-    filled: BoolArray = ndimage.binary_fill_holes(mask)
-    for end in (0, -1):
-        filled[:, :, end] = ndimage.binary_fill_holes(filled[:, :, end])
-    closed_up: BoolArray = ndimage.binary_fill_holes(filled)
-    return closed_up
+def within_surface(core: BoolArray, magnitude: FloatArray, tissue: BoolArray, voxel_mm: Vector) -> BoolArray:
+    """The core inside a deformable surface that starts around its deepest central point.
+
+    The tightest surface that leaves the core as symmetric as it was: one that fell into a sulcus or a hemorrhage
+    does so on one side.
+    """
+    weight = distance_mm(~core, voxel_mm, 40.0) * _from_middle(core.shape, voxel_mm)
+    x, y, z = (float(i * h) for i, h in zip(np.unravel_index(weight.argmax(), core.shape), voxel_mm, strict=True))
+    i, j, k = (np.arange(n, dtype=np.float32) * h for n, h in zip(core.shape, voxel_mm, strict=True))
+    ball = (i[:, None, None] - x) ** 2 + (j[None, :, None] - y) ** 2 + (k[None, None, :] - z) ** 2 < 35.0**2
+    bias = brain_level(magnitude, core & ball, voxel_mm)
+    relative = np.where(tissue, magnitude / bias, np.float32(0))
+    least = midsagittal(core, voxel_mm).overlap - LOST_OVERLAP
+    inside = core
+    for share in SHARES:
+        surface = inside_surface(relative, voxel_mm, (x, y, z), share)
+        inside = core & dilate(surface, voxel_mm, 3.0)
+        if midsagittal(inside, voxel_mm).overlap >= least:
+            break
+    return inside
 
 
-def _fine_edge(
-    mask: BoolArray,
-    dark: BoolArray,
-    magnitude: FloatArray,
-    bias: FloatArray,
-    block: npt.NDArray[np.int64],
-    grid_mm: Vector,
-    level: float,
-) -> BoolArray:
-    """The mask at full resolution: within 2 mm of its surface it follows the magnitude, but keeps dark places."""
-
-    def fine(volume: npt.NDArray[S]) -> npt.NDArray[S]:
-        for axis, size in enumerate(block):
-            volume = np.repeat(volume, size, axis=axis)
-        return volume[tuple(slice(n) for n in magnitude.shape)]
-
-    sure = fine(erode(mask, grid_mm, 2.0) | dark)
-    possible = fine(dilate(mask, grid_mm, 2.0)) & (magnitude > level * fine(bias))
-    edge: BoolArray = ndimage.binary_opening(sure | possible) | sure
-    labels, count = ndimage.label(edge)
-    if count > 1:
-        edge = labels == np.bincount(labels[sure]).argmax()
-    return _filled(edge)
+def grown(core: BoolArray, bright: BoolArray, coherent: BoolArray, voxel_mm: Vector, cut: Ends) -> BoolArray:
+    """The core with what is bright around it, but for other coherent tissue and for what is thin."""
+    away = distance_mm(core, voxel_mm, REACH_MM + 0.1)
+    other = opened(bright & coherent & (away > 2), voxel_mm, 2.0)
+    around = core | (bright & (away <= REACH_MM) & ~other)
+    thick = joined(erode(around, voxel_mm, THIN_MM), core)
+    brain = core | (around & dilate(thick, voxel_mm, THIN_MM))
+    return capped(closed(brain, voxel_mm, 4.0, cut) & (brain | ~other), cut)
 
 
-def _judged(mask: BoolArray, contact: float, voxel_mm3: float, method: AutoMask) -> tuple[str, ...]:
-    """Refuse what cannot be a brain; say what is unusual."""
-    volume_ml = float(np.count_nonzero(mask)) * voxel_mm3 / 1000
-    if volume_ml < 150:
-        raise NoMask(f"the automatic mask holds {volume_ml:.0f} mL, a brain at least 150 mL: supply a mask")
-    warnings = []
-    if volume_ml > 2200:
-        warnings.append(f"the automatic mask holds {volume_ml:.0f} mL, more than most brains: check it")
-    if contact > 4 * method.skin_contact:
-        warnings.append(f"{100 * contact:.1f} % of the mask's core lies at the scalp: check it")
-    return tuple(warnings)
+def above(mask: BoolArray) -> BoolArray:
+    """Voxels that have some of the mask below them."""
+    return np.logical_or.accumulate(mask, axis=2)
+
+
+def capped(mask: BoolArray, cut: Ends) -> BoolArray:
+    """The mask with its holes, also those that a cut face opens."""
+    result = mask.copy()
+    for axis in range(3):
+        for side in (0, 1):
+            if cut[axis][side]:
+                face = np.moveaxis(result, axis, 0)[-side]
+                face |= ndimage.binary_fill_holes(face)
+    return filled(result)
+
+
+def without_cord(mask: BoolArray, voxel_mm: Vector) -> BoolArray:
+    """The mask without the cord that hangs below it: from its largest layer downwards, up to the first small one."""
+    area_cm2 = np.count_nonzero(mask, axis=(0, 1)) * voxel_mm[0] * voxel_mm[1] / 100
+    small = np.flatnonzero(area_cm2[: int(area_cm2.argmax())] < CORD_CM2)
+    result = mask.copy()
+    if small.size:
+        result[:, :, : small[-1] + 1] = False
+    return result
+
+
+def fine_mask(grid: HeadGrid, whole: BoolArray, dark: BoolArray, bias: FloatArray, level: float) -> BoolArray:
+    """The mask at full resolution: near its surface it follows the magnitude, but keeps its ``dark`` parts."""
+    kind = dilate(whole, grid.voxel_mm, OUTWARD_MM).astype(np.uint8)
+    kind += erode(whole, grid.voxel_mm, INWARD_MM) | (dark & whole)
+    mask = np.empty(grid.root.shape, dtype=np.bool_)
+    block = np.array(grid.block)
+    mask_kernels.fine_edge(grid.acquired(kind), grid.acquired(bias), grid.root, block, np.float32(level), mask)
+    return mask
+
+
+def bright_share(mask: BoolArray, bright: BoolArray, voxel_mm: Vector) -> float:
+    """Share of the layer of 3 mm around the mask that is as bright as brain."""
+    away = distance_mm(mask, voxel_mm, 3.5)
+    around = (away > 0) & (away <= 3)
+    return float(np.mean(bright[around])) if around.any() else 1.0
+
+
+def extent_mm(mask: BoolArray, voxel_mm: Vector) -> Vector:
+    """Edges of the mask's bounding box; 0 if it is empty."""
+    spans = [np.flatnonzero(mask.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
+    x, y, z = (float((s[-1] - s[0] + 1) * h) if s.size else 0.0 for s, h in zip(spans, voxel_mm, strict=True))
+    return x, y, z
