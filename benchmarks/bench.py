@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.floor import Size, measured, needs
+from benchmarks.floor import Machine, Size, measured, needs
 from phantoms.anatomy import head
 from phantoms.simulate import REFERENCE_PROTOCOL, SMALL_PROTOCOL, simulate
 from recon.coarse import halving
@@ -116,12 +116,17 @@ def measure(name: str, runs: int) -> Record:
     before = peak_bytes()
     result, first, steps = timed(case)
     peak = peak_bytes() - before
-    # A run of a fresh process also pays for its first touch of memory: it counts only where there is no other.
-    seconds = [timed(case)[1] for _ in range(runs)] or [first]
     grid, voxel_mm = WorkGrid.around(case.brain), case.acquisition.geometry.voxel_mm
     x, y, z = (n // factor for n, factor in zip(grid.shape, halving(grid.shape, voxel_mm), strict=True))
     size = Size(grid.full, grid.shape, (x, y, z), int(np.count_nonzero(case.brain)), len(case.acquisition.te_s))
-    machine = measured(grid.shape)
+    # Floor and runs take turns, so that both see the same neighbours on the machine.
+    seconds, machines = [], [measured(grid.shape)]
+    for _ in range(runs):
+        seconds.append(timed(case)[1])
+        machines.append(measured(grid.shape))
+    machine = Machine(median(m.pair_s for m in machines), median(m.bandwidth for m in machines))
+    # A run of a fresh process also pays for its first touch of memory: it counts only where there is no other.
+    seconds = seconds or [first]
     floors = {stage: need.seconds(machine) for stage, need in needs(size, result.traces, steps).items()}
     stages = {stage: entry([run[stage] for run in seconds], floors.get(stage)) for stage in seconds[0]}
     whole_floor = sum(floors.values()) if set(floors) == set(stages) else None

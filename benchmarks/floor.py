@@ -91,7 +91,7 @@ def needs(size: Size, traces: Sequence[Trace], steps: Mapping[str, int]) -> dict
     return found
 
 
-def measured(shape: Shape, runs: int = 7) -> Machine:
+def measured(shape: Shape, runs: int = 5) -> Machine:
     """Speed of this machine for working grids of ``shape``."""
     volume = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
@@ -101,7 +101,7 @@ def measured(shape: Shape, runs: int = 7) -> Machine:
     return Machine(_median_s(pair, runs), bandwidth(runs))
 
 
-def bandwidth(runs: int = 7, megabytes: int = 256) -> float:
+def bandwidth(runs: int = 5, megabytes: int = 256) -> float:
     """Bytes read and written per second by a copy on all cores, of arrays that no cache holds."""
     source = np.ones((threads(), megabytes * 2**20 // (4 * threads())), dtype=np.float32)
     target = np.zeros_like(source)
