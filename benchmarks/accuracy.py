@@ -20,6 +20,7 @@ from scipy.ndimage import distance_transform_edt
 
 from phantoms.anatomy import Head, head
 from phantoms.lesions import Lesion, random_lesions
+from phantoms.physics import centred_axes
 from phantoms.score import LesionScore, lesion_table, nrmse_percent, tissue_rmse_ppb
 from phantoms.simulate import REFERENCE_PROTOCOL, Phantom, Protocol, simulate
 from recon.pipeline import reconstruct
@@ -100,8 +101,8 @@ def shadow_and_halo(protocol: Protocol, seed: int, recipe: Recipe) -> tuple[floa
 
     Returns
     -------
-    Root mean square of the difference between the maps 1-8 mm outside it, ppb; its mean over the shell of 1 to 3
-    voxels, percent of 0.8 ppm.
+    Root mean square of the difference between the maps 1-8 mm outside its surface, ppb; its mean over the shell of 1
+    to 3 voxels, percent of 0.8 ppm.
     """
     maps: list[FloatArray] = []
     for lesions in ((HEMATOMA,), ()):
@@ -111,7 +112,10 @@ def shadow_and_halo(protocol: Protocol, seed: int, recipe: Recipe) -> tuple[floa
         chi_ppm = reconstruct(phantom.acquisition, recipe, brain).chi.chi_ppm
         maps.append(chi_ppm - chi_ppm[brain & ~inside].mean(dtype=np.float64))
     change = maps[0] - maps[1]
-    outside_mm = distance_transform_edt(~inside, sampling=protocol.voxel_mm)
+    x, y, z = (
+        axis - c for axis, c in zip(centred_axes(protocol.shape, protocol.voxel_mm), HEMATOMA.centre_mm, strict=True)
+    )
+    outside_mm = np.sqrt(x[:, None, None] ** 2 + y[:, None] ** 2 + z**2) - HEMATOMA.radii_mm[0]
     steps = distance_transform_edt(~inside)
     near = brain & (outside_mm >= 1) & (outside_mm <= 8)
     shell = brain & (steps > 1) & (steps <= 3)
