@@ -59,11 +59,11 @@ class NonlinearTv:
     mu_data: float = 0.08
     relaxation: float = 1.7
     iterations: int = 30
-    merit_factor: float = 8.0
+    merit_factor: float = 6.0
     merit_at: tuple[int, ...] = (6, 12, 21)
     reweight_ppm: float = 0.02
     reweight_at: tuple[int, ...] = (15, 23)
-    edge_ratio: float = 0.2
+    edge_ratio: float = 0.4
 
     def __post_init__(self) -> None:
         penalties = (self.alpha_ppm, self.mu_gradient, self.mu_data)
