@@ -270,9 +270,10 @@ def fine_mask(grid: HeadGrid, whole: BoolArray, dark: BoolArray, bias: FloatArra
 
 
 def bright_share(mask: BoolArray, bright: BoolArray, voxel_mm: Vector) -> float:
-    """Share of the layer of 3 mm around the mask that is as bright as brain."""
-    away = distance_mm(mask, voxel_mm, 3.5)
-    around = (away > 0) & (away <= 3)
+    """Share of the layer of 3 mm, or of one voxel, around the mask that is as bright as brain."""
+    layer_mm = max(3.0, 1.001 * min(voxel_mm))
+    away = distance_mm(mask, voxel_mm, layer_mm + 0.5)
+    around = (away > 0) & (away <= layer_mm)
     return float(np.mean(bright[around])) if around.any() else 1.0
 
 
