@@ -155,14 +155,15 @@ def _coherence(products: list[npt.NDArray[np.complex64]], moduli: list[FloatArra
 
 def box_sum(volume: FloatArray, reach: list[int]) -> FloatArray:
     """Sum over 2 ``reach`` + 1 voxels along every axis; voxels outside count as 0."""
-    total = volume
     for axis, r in enumerate(reach):
-        before = int(np.prod(volume.shape[:axis]))
-        lines = total.reshape(before, volume.shape[axis], -1)
-        out = np.empty_like(lines)
-        mask_kernels.box_sum(lines, r, out)
-        total = out.reshape(volume.shape)
-    return total
+        lines = np.moveaxis(volume, axis, 0)
+        total = volume.copy()
+        sums = np.moveaxis(total, axis, 0)
+        for step in range(1, min(r, len(lines) - 1) + 1):
+            sums[step:] += lines[:-step]
+            sums[:-step] += lines[step:]
+        volume = total
+    return volume
 
 
 def touched(mask: BoolArray, grid: HeadGrid) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from recon.levels import brain_level, foreground, smooth_mean
 from recon.mask_check import BAD_CONTACT, GOOD_CONTACT, NO_SCALP, Signs, judged
 from recon.morphology import Ends, closed, dilate, distance_mm, erode, filled, joined, opened
 from recon.surface import inside_surface
-from recon.symmetry import midsagittal
+from recon.symmetry import MirrorPlane, midsagittal
 from recon.types import Acquisition, BadRecipe, BoolArray, FloatArray, NoMask, Vector
 
 RADII_MM = (3.0, 4.0, 5.0, 6.5, 8.0, 10.0, 12.0)
@@ -110,12 +110,7 @@ def automatic_mask(acquisition: Acquisition, method: AutoMask) -> BrainMask:
     dim = ~(bright & coherent) & ~brain
     if core.scalp:
         dim &= depth > method.depth_mm
-    lesions = opened(
-        dim & closed(brain, voxel_mm, method.closing_mm) & (above(brain) | plane.is_mirrored(dim, brain, voxel_mm)),
-        voxel_mm,
-        1.5,
-    )
-    lesions |= dim & dilate(opened(lesions, voxel_mm, THICK_MM), voxel_mm, MARGIN_MM)
+    lesions = dark_lesions(dim, brain, plane, voxel_mm, method.closing_mm)
     whole = closed(brain | lesions, voxel_mm, 4.0) & (brain | lesions | dim)
     whole = without_cord(capped(whole, cut), voxel_mm)
 
@@ -233,9 +228,17 @@ def grown(core: BoolArray, bright: BoolArray, coherent: BoolArray, voxel_mm: Vec
     return capped(closed(brain, voxel_mm, 4.0, cut) & (brain | ~other), cut)
 
 
-def above(mask: BoolArray) -> BoolArray:
-    """Voxels that have some of the mask below them."""
-    return np.logical_or.accumulate(mask, axis=2)
+def dark_lesions(
+    dim: BoolArray, brain: BoolArray, plane: MirrorPlane, voxel_mm: Vector, closing_mm: float
+) -> BoolArray:
+    """Dark dents in the brain whose mirror image is brain, or that have brain below; thick ones with what is around.
+
+    Gaps of the skull base are symmetric and open downwards. Lesions are not, and the vault has brain below.
+    """
+    dents = dim & closed(brain, voxel_mm, closing_mm)
+    above = np.logical_or.accumulate(brain, axis=2)
+    lesions = opened(dents & (above | plane.is_mirrored(dents & ~above, brain, voxel_mm)), voxel_mm, 1.5)
+    return lesions | (dim & dilate(opened(lesions, voxel_mm, THICK_MM), voxel_mm, MARGIN_MM))
 
 
 def capped(mask: BoolArray, cut: Ends) -> BoolArray:
@@ -270,9 +273,10 @@ def fine_mask(grid: HeadGrid, whole: BoolArray, dark: BoolArray, bias: FloatArra
 
 
 def bright_share(mask: BoolArray, bright: BoolArray, voxel_mm: Vector) -> float:
-    """Share of the layer of 3 mm around the mask that is as bright as brain."""
-    away = distance_mm(mask, voxel_mm, 3.5)
-    around = (away > 0) & (away <= 3)
+    """Share of the layer of 3 mm, or of one voxel, around the mask that is as bright as brain."""
+    layer_mm = max(3.0, 1.001 * min(voxel_mm))
+    away = distance_mm(mask, voxel_mm, layer_mm + 0.5)
+    around = (away > 0) & (away <= layer_mm)
     return float(np.mean(bright[around])) if around.any() else 1.0
 
 

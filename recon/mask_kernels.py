@@ -111,20 +111,6 @@ def nearest_rows(target: BoolArray, reach: int, step: Any, far: Any, out: FloatA
                 out[a, i] = min(out[a, i], d * d, far)
 
 
-# out[a, i, b] = sum over |j - i| <= reach of  g[a, j, b]
-@kernel()
-def box_sum(g: FloatArray, reach: int, out: FloatArray) -> None:
-    """One axis of a moving sum over 2 ``reach`` + 1 voxels (A, N, B); what lies outside counts as 0."""
-    na, n, nb = g.shape
-    for ai in numba.prange(na * n):
-        a, i = divmod(np.int64(ai), n)
-        for b in range(nb):
-            out[a, i, b] = ZERO
-        for j in range(max(0, i - reach), min(n, i + reach + 1)):
-            for b in range(nb):
-                out[a, i, b] += g[a, j, b]
-
-
 @kernel(parallel=False)
 def flood(open_: BoolArray, seeds: Any, reached: BoolArray, stack: Any) -> None:
     """Voxels of ``open_`` that are joined by faces to one of the flat ``seeds``, into ``reached``; (X, Y, Z).

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 
-from phantoms.anatomy import Head, head
+from phantoms.anatomy import CHART_MM, Head, head
 from phantoms.atlas import LABEL
 from phantoms.lesions import Lesion
 from phantoms.physics import centred_axes
@@ -77,6 +78,8 @@ def cortical_lesions(
 ) -> tuple[Lesion, ...]:
     """Lesions without much signal at the surface of the brain; every other one is cut by it."""
     rng = np.random.default_rng([seed, 11])
+    cavity = person.charts["cavity"]
+    first = np.array([axis[0] for axis in cavity.axes], dtype=np.float64)
     placed: list[Lesion] = []
     for _ in range(1000 * count):
         if len(placed) == count:
@@ -87,7 +90,8 @@ def cortical_lesions(
         direction = rng.standard_normal(3)
         direction /= np.linalg.norm(direction)
         ray = np.array([0.0, 5.0, 0.0]) + np.arange(20.0, 100.0, 0.5)[:, None] * direction
-        centre = ray[np.abs(person.depth_mm(ray) - depth).argmin()]
+        below = -ndimage.map_coordinates(cavity.values, ((ray - first) / CHART_MM).T, order=1) - person.gap_mm
+        centre = ray[np.abs(below - depth).argmin()]
         near = any(np.linalg.norm(centre - other.centre_mm) < radius + max(other.radii_mm) + 6 for other in placed)
         if near or centre[2] < -58:
             continue

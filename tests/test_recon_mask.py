@@ -55,6 +55,7 @@ def test_opening_shrinks_and_closing_grows(shape, voxel_mm, seed, radius_mm):
     assert not (mask & ~closed(mask, voxel_mm, radius_mm)).any()
 
 
+@settings(deadline=None)
 @given(shapes, seeds)
 def test_inner_voxels_have_six_neighbours_in_the_mask(shape, seed):
     mask = random_mask(shape, seed, 0.8)
