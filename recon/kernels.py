@@ -1,7 +1,7 @@
 """Numba kernels, nothing else: flat loops over voxels, float32, no fresh memory.
 
-Each kernel's formula stands above it; who calls it knows why. No kernel sums over the volume, so results do not
-depend on the number of threads. Those of echo fit and unwrapping stand in :mod:`recon.echo_kernels`.
+Each kernel's formula stands above it; who calls it knows why. No kernel sums across threads, so results do not
+depend on their number. Those of echo fit and unwrapping stand in :mod:`recon.echo_kernels`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,22 @@ from recon.types import BoolArray, ComplexArray, FloatArray
 def threads() -> int:
     """Number of threads that kernels and transforms may use (``NUMBA_NUM_THREADS`` or the cores)."""
     return int(numba.get_num_threads())
+
+
+# sums[x] = sum over y, z of a b
+@kernel()
+def plane_dots(a: FloatArray, b: FloatArray, sums: Any) -> None:
+    """Scalar product of every x-plane of two volumes, float64; the order of summation is always the same."""
+    nx, ny, nz = a.shape
+    for x in numba.prange(nx):
+        column = np.zeros(nz, dtype=np.float32)
+        for y in range(ny):
+            for z in range(nz):
+                column[z] += a[x, y, z] * b[x, y, z]
+        total = 0.0
+        for z in range(nz):
+            total += column[z]
+        sums[x] = total
 
 
 # w = e r per face; e = 1 / (1 + (|dM| / (tau max M))^2) between two deep voxels, else 1
