@@ -153,16 +153,15 @@ def data_step(
     u: FloatArray,
 ) -> None:
     """One proximal step of the data split, flat arrays (N,); ``dchi`` receives the target z - u."""
-    keep = ONE - rho
+    keep, per_k = ONE - rho, ONE / k
     for i in numba.prange(field.shape[0]):
         v = rho * dchi[i] + keep * z[i] + u[i]
         new = v
-        w = weight2[i]
-        if w > ZERO:
-            for _ in range(2):
-                d = wrap(k * (new - field[i]))
-                s = max(sin_wrapped(d) / d, ZERO) if abs(d) > np.float32(1e-3) else ONE
-                new = (mu * v + w * s * (new - d / k)) / (mu + w * s)
+        for _ in range(2):
+            d = wrap(k * (new - field[i]))
+            small = abs(d) < np.float32(1e-3)
+            s = weight2[i] * (ONE if small else max(sin_wrapped(d) / (ONE if small else d), ZERO))
+            new = (mu * v + s * (new - d * per_k)) / (mu + s)
         z[i] = new
         u[i] = v - new
         dchi[i] = new - (v - new)
@@ -208,15 +207,17 @@ def solve_chi(
         x1 = (nx - x) % nx
         for y in range(ny):
             y1 = (ny - y) % ny
-            for z in range(dipole.shape[2]):
-                z1 = (nz - z) % nz
-                a, b, d = pair[x, y, z], pair[x1, y1, z1], dipole[x, y, z]
-                w = HALF / (mu1 * power[x, y, z] + mu2 * d * d)
+            here, mirrored, d_row, power_row = pair[x, y], pair[x1, y1], dipole[x, y], power[x, y]
+            out, out_mirrored = solution[x, y], solution[x1, y1]
+            for z in range(d_row.shape[0]):
+                z1 = nz - z if z > 0 else 0
+                a, b, d = here[z], mirrored[z1], d_row[z]
+                w = HALF / (mu1 * power_row[z] + mu2 * d * d)
                 re = w * (mu1 * (a.real + b.real) + mu2 * d * (a.imag + b.imag))
                 im = w * (mu1 * (a.imag - b.imag) + mu2 * d * (b.real - a.real))
-                solution[x, y, z] = complex(re - d * im, im + d * re)
+                out[z] = complex(re - d * im, im + d * re)
                 if z1 != z:
-                    solution[x1, y1, z1] = complex(re + d * im, d * re - im)
+                    out_mirrored[z1] = complex(re + d * im, d * re - im)
 
 
 @kernel()

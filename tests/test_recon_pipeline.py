@@ -319,6 +319,6 @@ def test_ppm_follow_the_imaging_frequency():
 def test_a_recipe_is_described_by_plain_values():
     described = as_dict(RECIPES["default"])
     assert described["name"] == "default"
-    assert described["background"] == {"method": "Pdf", "tolerance": 3e-3, "max_iterations": 60}
+    assert described["background"] == {"method": "Pdf", "tolerance": 5e-3, "max_iterations": 40}
     assert described["inversion"]["method"] == "NonlinearTv"
     assert as_dict(Recipe()) == described

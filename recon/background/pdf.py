@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,20 +20,19 @@ class Pdf:
 
     .. math:: \\min_{\\chi_b}\\; \\tfrac12 \\| W M (f - D \\chi_b) \\|^2, \\qquad \\chi_b = 0 \\text{ inside the mask}
 
-    by conjugate gradients on the normal equations, which start from the solution on a grid of twice the voxel edge:
-    smooth fields of far sources need many iterations, and are cheap there.
+    by conjugate gradients on the normal equations, which start from the solution on a grid of twice the voxel edge,
+    and that from one on a coarser grid still: far sources need many iterations, and are cheap there.
 
     Parameters
     ----------
     tolerance
-        Stop when the residual of the normal equations has fallen to this fraction of their right side. Half of it on
-        the coarse grid.
+        Stop when the residual of the normal equations has fallen to this fraction of their right side.
     max_iterations
         Stop after this many iterations on each grid at the latest.
     """
 
-    tolerance: float = 3e-3
-    max_iterations: int = 60
+    tolerance: float = 5e-3
+    max_iterations: int = 40
 
     def __post_init__(self) -> None:
         if not 0 < self.tolerance < 1 or self.max_iterations < 1:
@@ -54,27 +53,32 @@ def pdf(
     mask
         bool (X, Y, Z).
     """
-    data = np.where(mask, weight2, np.float32(0))
     field_ppm = np.where(mask, field_ppm, np.float32(0))
-    factors, chi = halving(mask.shape, voxel_mm), None
+    system = System(np.where(mask, weight2, np.float32(0)), ~mask, voxel_mm, b0_dir)
+    chi = yield from solution(system, field_ppm, method)
+    return LocalField(np.where(mask, field_ppm - system.field_of(chi), np.float32(0)), mask)
+
+
+def solution(system: System, field_ppm: FloatArray, method: Pdf) -> Generator[Step, None, FloatArray]:
+    """Susceptibility outside that explains the field inside, float32 (X, Y, Z), ppm; coarsest grid first."""
+    factors, start = halving(field_ppm.shape, system.voxel_mm), None
     if factors != (1, 1, 1):
-        weight = blocks(data, factors).sum(axis=BLOCK_AXES)
-        field = blocks(data * field_ppm, factors).sum(axis=BLOCK_AXES) / np.maximum(weight, np.float32(1e-12))
-        outside: BoolArray = np.asarray(blocks(~mask, factors).any(axis=BLOCK_AXES))
-        x, y, z = (h * f for h, f in zip(voxel_mm, factors, strict=True))
-        coarse = System(weight / np.float32(np.prod(factors)), outside, (x, y, z), b0_dir)
-        chi = yield from coarse.solved(field, replace(method, tolerance=method.tolerance / 2))
-        chi = refined(chi, factors) * ~mask
-    fine = System(data, ~mask, voxel_mm, b0_dir)
-    chi = yield from fine.solved(field_ppm, method, chi)
-    return LocalField(np.where(mask, field_ppm - fine.field_of(chi), np.float32(0)), mask)
+        weight2 = blocks(system.weight2, factors).sum(axis=BLOCK_AXES)
+        field = blocks(system.weight2 * field_ppm, factors).sum(axis=BLOCK_AXES)
+        field /= np.maximum(weight2, np.float32(1e-12))
+        outside: BoolArray = np.asarray(blocks(system.outside, factors).any(axis=BLOCK_AXES))
+        x, y, z = (h * f for h, f in zip(system.voxel_mm, factors, strict=True))
+        coarse = System(weight2 / np.float32(np.prod(factors)), outside, (x, y, z), system.b0_dir)
+        start = refined((yield from solution(coarse, field, method)), factors) * system.outside
+    right = system.outside * system.field_of(system.weight2 * field_ppm)
+    return (yield from conjugate_gradients(system.normal, right, method.max_iterations, method.tolerance, x0=start))
 
 
 class System:
     """Normal equations A chi = b with A = P D W^2 D P, b = P D W^2 f; D is its own adjoint, P keeps the outside."""
 
     def __init__(self, weight2: FloatArray, outside: BoolArray, voxel_mm: Vector, b0_dir: Vector) -> None:
-        self.weight2, self.outside = weight2, outside
+        self.weight2, self.outside, self.voxel_mm, self.b0_dir = weight2, outside, voxel_mm, b0_dir
         self.dipole = dipole_kernel(outside.shape, voxel_mm, b0_dir)
 
     def field_of(self, chi: FloatArray) -> FloatArray:
@@ -84,10 +88,3 @@ class System:
     def normal(self, chi: FloatArray) -> FloatArray:
         """A chi, for chi that is 0 inside."""
         return self.outside * self.field_of(self.weight2 * self.field_of(chi))
-
-    def solved(
-        self, field_ppm: FloatArray, method: Pdf, start: FloatArray | None = None
-    ) -> Generator[Step, None, FloatArray]:
-        """Susceptibility outside that explains the field inside, float32 (X, Y, Z), ppm."""
-        right = self.outside * self.field_of(self.weight2 * field_ppm)
-        return conjugate_gradients(self.normal, right, method.max_iterations, method.tolerance, x0=start)
