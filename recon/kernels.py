@@ -220,22 +220,6 @@ def solve_chi(
                     out_mirrored[z1] = complex(re + d * im, d * re - im)
 
 
-@kernel()
-def interior(mask: BoolArray, core: BoolArray) -> None:
-    """Voxels (X, Y, Z) of the mask whose six neighbours belong to it; beyond the array nothing does."""
-    nx, ny, nz = mask.shape
-    for x in numba.prange(nx):
-        for y in range(ny):
-            row, out = mask[x, y], core[x, y]
-            if x == 0 or y == 0 or x == nx - 1 or y == ny - 1 or nz < 3:
-                out[:] = False
-                continue
-            left, right, front, back = mask[x - 1, y], mask[x + 1, y], mask[x, y - 1], mask[x, y + 1]
-            out[0], out[nz - 1] = False, False
-            for z in range(1, nz - 1):
-                out[z] = row[z] & row[z - 1] & row[z + 1] & left[z] & right[z] & front[z] & back[z]
-
-
 # one colour of a red-black sweep:  b <- b + omega (mean of the neighbours, weighted by 1 / edge^2, - b)
 @kernel()
 def relax_laplace(b: FloatArray, unknown: Any, weights: Any, omega: Any, colour: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from recon import kernels, mask_kernels
+from recon import morphology_kernels as kernels
 from recon.types import BoolArray, FloatArray, Vector
 
 
@@ -64,7 +64,7 @@ def joined(mask: BoolArray, seeds: BoolArray) -> BoolArray:
     """The parts of the mask that hold a voxel of ``seeds``; voxels are joined by their faces."""
     reached = np.zeros(mask.shape, dtype=np.bool_)
     stack = np.empty(mask.size, dtype=np.int32)
-    mask_kernels.flood(np.ascontiguousarray(mask), np.flatnonzero(seeds).astype(np.int32), reached, stack)
+    kernels.flood(np.ascontiguousarray(mask), np.flatnonzero(seeds).astype(np.int32), reached, stack)
     return reached
 
 
@@ -82,8 +82,8 @@ def _squared(target: BoolArray, voxel_mm: Vector, cap_mm: float) -> npt.NDArray[
     x, y, z = voxel_mm
     squared, out = (np.empty(target.shape, dtype=np.float32) for _ in range(2))
     rows = np.ascontiguousarray(target).reshape(nx * ny, nz)
-    mask_kernels.nearest_rows(rows, int(cap_mm / z), np.float32(z), far, squared.reshape(nx * ny, nz))
-    mask_kernels.nearest_planes(squared, int(cap_mm / y), np.float32(y), out)
+    kernels.nearest_rows(rows, int(cap_mm / z), np.float32(z), far, squared.reshape(nx * ny, nz))
+    kernels.nearest_planes(squared, int(cap_mm / y), np.float32(y), out)
     one_plane = (1, nx, ny * nz)
-    mask_kernels.nearest_planes(out.reshape(one_plane), int(cap_mm / x), np.float32(x), squared.reshape(one_plane))
+    kernels.nearest_planes(out.reshape(one_plane), int(cap_mm / x), np.float32(x), squared.reshape(one_plane))
     return squared

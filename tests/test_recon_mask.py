@@ -13,12 +13,12 @@ from scipy import ndimage
 
 from node.load import load
 from recon.grid import MARGIN, WorkGrid
-from recon.headgrid import standing
 from recon.mask import AutoMask, automatic_mask
-from recon.mask_check import Signs, judged
+from recon.mask.check import Signs, judged
+from recon.mask.headgrid import standing
+from recon.mask.surface import icosphere, inside_surface
+from recon.mask.symmetry import midsagittal
 from recon.morphology import closed, dilate, distance_mm, erode, filled, inner, joined, opened
-from recon.surface import icosphere, inside_surface
-from recon.symmetry import midsagittal
 from recon.types import Acquisition, BadRecipe, Geometry, NoMask
 from recon.weights import peeled
 

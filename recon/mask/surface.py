@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from recon import mask_kernels
+from recon.mask import kernels
 from recon.morphology import filled
 from recon.types import BoolArray, FloatArray, Vector
 
@@ -35,7 +35,7 @@ def inside_surface(relative: FloatArray, voxel_mm: Vector, centre_mm: Vector, sh
     vertices = np.asarray(centre_mm, dtype=np.float32) + np.float32(START_MM) * unit
     neighbours, degree = _neighbours(triangles, len(vertices))
     step = np.asarray(voxel_mm, dtype=np.float32)
-    mask_kernels.deform(vertices, triangles, neighbours, degree, relative, step, np.float32(share), STEPS)
+    kernels.deform(vertices, triangles, neighbours, degree, relative, step, np.float32(share), STEPS)
     return _solid(vertices, triangles, relative.shape, step)
 
 

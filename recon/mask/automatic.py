@@ -1,7 +1,7 @@
 """The automatic brain mask, from magnitude and phase coherence; no atlas, no download, no other program.
 
 It has to keep what other masks throw away: hemorrhages and calcifications without signal at the surface of the brain.
-Works on blocks near 1.6 mm (``recon.headgrid``), whose axes are the patient's; only the edge is found at full
+Works on blocks near 1.6 mm (``recon.mask.headgrid``), whose axes are the patient's; only the edge is found at full
 resolution.
 """
 
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from recon import mask_kernels
-from recon.headgrid import HeadGrid, cut_faces, touched
-from recon.levels import brain_level, foreground, smooth_mean
-from recon.mask_check import BAD_CONTACT, GOOD_CONTACT, NO_SCALP, Signs, judged
+from recon.mask import kernels
+from recon.mask.check import BAD_CONTACT, GOOD_CONTACT, NO_SCALP, Signs, judged
+from recon.mask.headgrid import HeadGrid, cut_faces, touched
+from recon.mask.levels import brain_level, foreground, smooth_mean
+from recon.mask.surface import inside_surface
+from recon.mask.symmetry import MirrorPlane, midsagittal
 from recon.morphology import Ends, closed, dilate, distance_mm, erode, filled, joined, opened
-from recon.surface import inside_surface
-from recon.symmetry import MirrorPlane, midsagittal
 from recon.types import Acquisition, BadRecipe, BoolArray, FloatArray, NoMask, Vector
 
 RADII_MM = (3.0, 4.0, 5.0, 6.5, 8.0, 10.0, 12.0)
@@ -268,7 +268,7 @@ def fine_mask(grid: HeadGrid, whole: BoolArray, dark: BoolArray, bias: FloatArra
     kind += erode(whole, grid.voxel_mm, INWARD_MM) | (dark & whole)
     mask = np.empty(grid.root.shape, dtype=np.bool_)
     block = np.array(grid.block)
-    mask_kernels.fine_edge(grid.acquired(kind), grid.acquired(bias), grid.root, block, np.float32(level), mask)
+    kernels.fine_edge(grid.acquired(kind), grid.acquired(bias), grid.root, block, np.float32(level), mask)
     return mask
 
 

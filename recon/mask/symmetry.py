@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from recon import mask_kernels
+from recon.mask import kernels
 from recon.types import BoolArray, FloatArray, Vector
 
 OFFSETS_MM = np.arange(-6, 6.1, 2.0)
@@ -73,7 +73,7 @@ def midsagittal(mask: BoolArray, voxel_mm: Vector) -> MirrorPlane:
 
         def overlap(where: list[float]) -> float:
             images = ((plane(*where).mirrored(points) - origin) / edges).astype(np.float32)
-            return float(mask_kernels.overlap(volume, images, weight)) / total
+            return float(kernels.overlap(volume, images, weight)) / total
 
         return overlap
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from recon import mask_kernels
+from recon.mask import kernels
 from recon.morphology import Ends
 from recon.types import Acquisition, BoolArray, FloatArray, NoMask, Vector
 
@@ -115,12 +115,12 @@ def _first_echoes(
     magnitude, phase = acquisition.magnitude[:used], acquisition.phase[:used]
     x, y, z = (int(-(-n // b)) for n, b in zip(acquisition.geometry.shape, block, strict=True))
     root, level = np.empty(acquisition.geometry.shape, dtype=np.float32), np.empty((x, y, z), dtype=np.float32)
-    mask_kernels.root_mean_square(magnitude, block, root, level)
+    kernels.root_mean_square(magnitude, block, root, level)
     products, moduli = [], []
     for first in range(max(1, used - 1)):
         product, modulus = np.empty((x, y, z), dtype=np.complex64), np.empty((x, y, z), dtype=np.float32)
         pair = slice(first, first + 2)
-        mask_kernels.block_products(magnitude[pair], phase[pair], block, product, modulus)
+        kernels.block_products(magnitude[pair], phase[pair], block, product, modulus)
         products.append(product)
         moduli.append(modulus)
     return root, level, products, moduli
