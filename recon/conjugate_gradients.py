@@ -49,12 +49,10 @@ def conjugate_gradients(
             break
         image = operator(direction)
         step = np.float32(product / _dot(direction, image))
-        x += step * direction
-        residual -= step * image
+        kernels.cg_step(x.ravel(), residual.ravel(), direction.ravel(), image.ravel(), step)
         scaled = residual if precondition is None else precondition(residual)
         previous, product, norm = product, _dot(residual, scaled), _dot(residual, residual)
-        direction *= np.float32(product / previous)
-        direction += scaled
+        kernels.cg_turn(direction.ravel(), scaled.ravel(), np.float32(product / previous))
         yield Step(iteration, limit, float(np.sqrt(norm / start)))
     return x
 

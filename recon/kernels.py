@@ -36,6 +36,23 @@ def plane_dots(a: FloatArray, b: FloatArray, sums: Any) -> None:
         sums[x] = total
 
 
+# x <- x + step d,  r <- r - step A d
+@kernel()
+def cg_step(x: FloatArray, residual: FloatArray, direction: FloatArray, image: FloatArray, step: Any) -> None:
+    """Solution and residual of conjugate gradients one step on, flat, in place."""
+    for i in numba.prange(x.shape[0]):
+        x[i] += step * direction[i]
+        residual[i] -= step * image[i]
+
+
+# d <- s + ratio d
+@kernel()
+def cg_turn(direction: FloatArray, scaled: FloatArray, ratio: Any) -> None:
+    """The next direction of conjugate gradients, flat, in place."""
+    for i in numba.prange(direction.shape[0]):
+        direction[i] = scaled[i] + ratio * direction[i]
+
+
 # w = e r per face; e = 1 / (1 + (|dM| / (tau max M))^2) between two deep voxels, else 1
 #               r = 1 / (1 + scale |dchi| / half), 1 between two voxels of data weight below 0.05; 0 out of the brain
 @kernel()

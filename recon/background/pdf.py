@@ -69,8 +69,8 @@ def solution(system: System, field_ppm: FloatArray, method: Pdf) -> Generator[St
         outside: BoolArray = np.asarray(blocks(system.outside, factors).any(axis=BLOCK_AXES))
         x, y, z = (h * f for h, f in zip(system.voxel_mm, factors, strict=True))
         coarse = System(weight2 / np.float32(np.prod(factors)), outside, (x, y, z), system.b0_dir)
-        start = refined((yield from solution(coarse, field, method)), factors) * system.outside
-    right = system.outside * system.field_of(system.weight2 * field_ppm)
+        start = refined((yield from solution(coarse, field, method)), factors) * system.free
+    right = system.free * system.field_of(system.weight2 * field_ppm)
     return (yield from conjugate_gradients(system.normal, right, method.max_iterations, method.tolerance, x0=start))
 
 
@@ -79,12 +79,19 @@ class System:
 
     def __init__(self, weight2: FloatArray, outside: BoolArray, voxel_mm: Vector, b0_dir: Vector) -> None:
         self.weight2, self.outside, self.voxel_mm, self.b0_dir = weight2, outside, voxel_mm, b0_dir
+        self.free = outside.astype(np.float32)
         self.dipole = dipole_kernel(outside.shape, voxel_mm, b0_dir)
 
     def field_of(self, chi: FloatArray) -> FloatArray:
         """D chi."""
-        return irfft(self.dipole * rfft(chi), self.outside.shape)
+        spectrum = rfft(chi)
+        spectrum *= self.dipole
+        return irfft(spectrum, self.weight2.shape)
 
     def normal(self, chi: FloatArray) -> FloatArray:
         """A chi, for chi that is 0 inside."""
-        return self.outside * self.field_of(self.weight2 * self.field_of(chi))
+        field = self.field_of(chi)
+        field *= self.weight2
+        image = self.field_of(field)
+        image *= self.free
+        return image
