@@ -7,7 +7,7 @@ import pytest
 
 from phantoms.anatomy import head
 from phantoms.lesions import random_lesion
-from phantoms.score import lesion_table, nrmse_percent
+from phantoms.score import lesion_table, nrmse_percent, tissue_rmse_ppb
 from phantoms.simulate import SMALL_PROTOCOL, simulate
 from recon.pipeline import reconstruct
 
@@ -43,12 +43,36 @@ def test_lesions_have_their_sign_and_their_size(phantom, result):
     wrong = [score for score in large if not score.sign_right]
     assert not wrong
     errors = np.abs([score.measured_ppb / score.true_ppb - 1 for score in large])
-    assert np.median(errors) <= 0.10
-    assert errors.max() <= 0.20
+    assert np.median(errors) <= 0.05
+    assert errors.max() <= 0.15
 
 
-def test_the_brain_is_within_35_percent(phantom, given):
-    assert nrmse_percent(given.chi.chi_ppm, phantom) < 35
+def test_brain_and_tissue(phantom, result):
+    """Found: 29 and 27 %, 14.8 and 13.9 ppb with the mask given."""
+    assert nrmse_percent(result.chi.chi_ppm, phantom) < 32
+    assert tissue_rmse_ppb(result.chi.chi_ppm, phantom) < 16.5
+
+
+def test_total_susceptibility_is_that_of_the_truth(phantom, result):
+    """Mean times volume of every lesion, small ones included; found: slope 1.016 and 1.004."""
+    scores = lesion_table(result.chi.chi_ppm, phantom)
+    true, measured = (
+        np.array([getattr(score, which) * score.volume_mm3 for score in scores])
+        for which in ("true_ppb", "measured_ppb")
+    )
+    slope = (true @ measured) / (true @ true)
+    assert slope == pytest.approx(1, abs=0.03)
+    assert np.sum((measured - slope * true) ** 2) < 1e-3 * np.sum((measured - measured.mean()) ** 2)
+
+
+def test_a_head_tilted_in_the_magnet_is_nearly_as_accurate(phantom, given):
+    """The same head, grid and noise with B0 30 degrees off: less than 1.3 times the error of tissue."""
+    tilt = np.deg2rad(30)
+    protocol = replace(SMALL_PROTOCOL, b0_dir=(0.0, float(np.sin(tilt)), float(np.cos(tilt))))
+    tilted = simulate(head(phantom.head_seed), protocol, seed=phantom.seed)
+    found = reconstruct(tilted.acquisition, mask=tilted.brain)
+    upright_ppb = tissue_rmse_ppb(given.chi.chi_ppm, phantom)
+    assert tissue_rmse_ppb(found.chi.chi_ppm, tilted) < 1.3 * upright_ppb
 
 
 def test_the_automatic_mask_holds_the_brain_and_every_lesion(phantom, automatic):
