@@ -18,9 +18,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def kernel(parallel: bool = True, inline: Literal["never", "always"] = "never") -> Callable[[F], F]:
-    """Compile a function, keep it on disk; float32 sums may be contracted, not reordered."""
-    flags = {"contract", "nsz", "arcp"}
-    jit = numba.njit(cache=True, parallel=parallel, inline=inline, error_model="numpy", fastmath=flags)
+    """Compile a function, keep it on disk.
+
+    Without ``fastmath``: whether a product and a sum become one instruction depends on what is compiled together, and
+    a process that compiled for itself gave other last bits than one that found the kernels on disk.
+    """
+    jit = numba.njit(cache=True, parallel=parallel, inline=inline, error_model="numpy")
     return cast(Callable[[F], F], jit)
 
 

@@ -152,12 +152,17 @@ for recipe in RECIPES.values():
 """
 
 
-def test_the_number_of_threads_changes_no_bit():
-    """A BLAS sums in another order on more cores, and PDF once stopped an iteration earlier there."""
+def test_neither_threads_nor_compilation_change_a_bit(tmp_path):
+    """One thread and an empty cache of kernels, then two threads and the kernels of the first run.
+
+    A BLAS sums in another order on more cores, and PDF once stopped an iteration earlier there; fused multiplication
+    and addition once depended on what was compiled in the same process.
+    """
     outputs = []
     for threads in ("1", "2"):
         counts = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-        run = subprocess.run([sys.executable, "-c", RUN], env=os.environ | counts, capture_output=True, check=True)
+        environment = os.environ | counts | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        run = subprocess.run([sys.executable, "-c", RUN], env=environment, capture_output=True, check=True)
         outputs.append(run.stdout)
     assert len(outputs[0].split()) == 3
     assert outputs[0] == outputs[1]
