@@ -51,7 +51,8 @@ def conjugate_gradients(
         step = np.float32(product / _dot(direction, image))
         kernels.cg_step(x.ravel(), residual.ravel(), direction.ravel(), image.ravel(), step)
         scaled = residual if precondition is None else precondition(residual)
-        previous, product, norm = product, _dot(residual, scaled), _dot(residual, residual)
+        previous, product = product, _dot(residual, scaled)
+        norm = product if precondition is None else _dot(residual, residual)
         kernels.cg_turn(direction.ravel(), scaled.ravel(), np.float32(product / previous))
         yield Step(iteration, limit, float(np.sqrt(norm / start)))
     return x

@@ -9,7 +9,7 @@ import numpy as np
 
 from recon.coarse import BLOCK_AXES, blocks, halving, refined
 from recon.conjugate_gradients import conjugate_gradients
-from recon.fourier import dipole_kernel, irfft, rfft
+from recon.fourier import dipole_kernel, filtered
 from recon.solve import Step
 from recon.types import BadRecipe, BoolArray, FloatArray, LocalField, Vector
 
@@ -84,9 +84,7 @@ class System:
 
     def field_of(self, chi: FloatArray) -> FloatArray:
         """D chi."""
-        spectrum = rfft(chi)
-        spectrum *= self.dipole
-        return irfft(spectrum, self.weight2.shape)
+        return filtered(chi, self.dipole)
 
     def normal(self, chi: FloatArray) -> FloatArray:
         """A chi, for chi that is 0 inside."""

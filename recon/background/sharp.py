@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recon.conjugate_gradients import conjugate_gradients
-from recon.fourier import irfft, rfft
+from recon.fourier import filtered, irfft, rfft
 from recon.solve import Step
 from recon.types import BadInput, BadRecipe, BoolArray, ComplexArray, FloatArray, LocalField, Shape, Vector
 
@@ -126,7 +126,7 @@ def v_sharp(
     high = 1 - widest
     passed = np.abs(high) > method.threshold
     kept: FloatArray = np.where(passed, 1 / np.where(passed, high, 1), 0).astype(np.float32)
-    return LocalField(np.where(done, irfft(rfft(local) * kept, shape), np.float32(0)), done)
+    return LocalField(np.where(done, filtered(local, kept), np.float32(0)), done)
 
 
 def resharp(
@@ -141,7 +141,7 @@ def resharp(
     high: FloatArray = 1 - ball
 
     def normal(field: FloatArray) -> FloatArray:
-        return irfft(high * rfft(fits * irfft(high * rfft(field), shape)), shape)
+        return filtered(fits * filtered(field, high), high)
 
     local = yield from conjugate_gradients(
         lambda field: normal(field) + np.float32(method.weight) * field,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recon.fourier import dipole_kernel, gradient_power, irfft, rfft, rfft_mean
+from recon.fourier import dipole_kernel, filtered, gradient_power, irfft, rfft, rfft_mean
 from recon.inversion.problem import Inverting, Problem
 from recon.solve import Step
 from recon.types import BadRecipe
@@ -73,6 +73,6 @@ def closed_form_l2(problem: Problem, method: ClosedFormL2) -> Inverting:
     power = gradient_power(field.shape, problem.voxel_mm)
     power[0, 0, 0] = 1
     inverse = (dipole / (dipole**2 + np.float32(method.beta) * power)).astype(np.float32)
-    chi = irfft(inverse * rfft(field), field.shape)
+    chi = filtered(field, inverse)
     yield Step(1, 1, 0.0)
     return chi

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from recon.conjugate_gradients import conjugate_gradients
-from recon.fourier import dipole_kernel, edge_scales, irfft, rfft
+from recon.fourier import dipole_kernel, edge_scales, filtered
 from recon.inversion.problem import Inverting, Problem
 from recon.inversion.tv import merit
 from recon.operators import gradient, gradient_adjoint
@@ -88,7 +88,7 @@ def medi(problem: Problem, method: Medi) -> Inverting:
     csf_weight = np.float32(method.csf_weight)
 
     def field_of(chi: FloatArray) -> FloatArray:
-        return irfft(dipole * rfft(chi), shape)
+        return filtered(chi, dipole)
 
     chi = np.zeros(shape, dtype=np.float32)
     dchi = np.zeros(shape, dtype=np.float32)
