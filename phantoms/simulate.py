@@ -258,7 +258,7 @@ def _paint(head: Head, protocol: Protocol, axes: Axes, bias: Chart) -> _Object:
         low, high = cubes.min(axis=(1, 3, 5)), cubes.max(axis=(1, 3, 5))
         obj.labels[..., acquired] = np.where(low == high, low, MIXED)
         for index, fraction in enumerate(obj.fractions):
-            own_voxels = painted.chi_label == head.label_of(index)
+            own_voxels = head.where_lesion(index, painted.chi_label)
             if own_voxels.any():
                 fraction[..., acquired] = box_mean(own_voxels, factor)
 
