@@ -76,7 +76,8 @@ def xsim(chi_ppm: FloatArray, truth_ppm: FloatArray, mask: BoolArray) -> float:
     (2 m_x m_t + C1) (2 s_xt + C2) / ((m_x^2 + m_t^2 + C1) (s_xx + s_tt + C2)), with means m and (co)variances s over
     the part of a window of 5^3 voxels that lies in the array; C1 and C2 for L = 1 ppm, K1 = 0.01 and K2 = 0.001.
 
-    Milovic et al., Magn Reson Med 2025;93:411, after Wang et al., IEEE Trans Image Process 2004;13:600.
+    Milovic et al., Magn Reson Med 2025, doi 10.1002/mrm.30271, after Wang et al., IEEE Trans Image Process
+    2004;13:600.
     """
     x, t = _within(chi_ppm, mask), _within(truth_ppm, mask)
     share = _window(np.ones_like(x))

@@ -214,7 +214,7 @@ def paired_t(first: Sequence[float], second: Sequence[float]) -> PairedDifferenc
 
     Differences that are all the same have no spread: t is 0 and p 1 if they are 0, else t is infinite and p 0.
 
-    Altman, Practical Statistics for Medical Research, 1991, section 9.5.
+    Altman, Practical Statistics for Medical Research, 1991, chapter 9.
 
     Raises
     ------
@@ -282,7 +282,7 @@ def f_test(a: Regression, b: Regression) -> Test:
     units compare. The test takes the two for independent; where both measure the same patients and err alike, it is
     conservative. Two perfect fits, 0 / 0, have F = 1.
 
-    Snedecor and Cochran, Statistical Methods, 1989, chapter 6.
+    Snedecor and Cochran, Statistical Methods, 1989.
     """
     dof = (a.n - 2, b.n - 2)
     both = a.residual_variance == b.residual_variance == 0
