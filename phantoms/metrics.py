@@ -1,8 +1,9 @@
 """How far a susceptibility map is from its truth: the figures of the QSM reconstruction challenges.
 
 The map, the truth (float, in ppm) and the masks (bool) of a call have one shape (X, Y, Z); sums are in float64. Each
-figure is defined as the public scorer of QSM-CI (package qsm-ci 0.6.2) documents it. Knows neither phantoms nor
-lesions; nothing here is referenced: where a constant matters, the caller sees to it.
+figure is taken as the public scorer of QSM-CI takes it (package qsm-ci 0.6.2), whose boxes and threshold around a
+calcification were found from its answers. Knows neither phantoms nor lesions, and references nothing: where a
+constant matters, the caller sees to it.
 """
 
 from __future__ import annotations
