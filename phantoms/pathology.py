@@ -69,12 +69,11 @@ def calcification(rng: np.random.Generator, form: Calcium, centre_mm: Vector, vo
 
     Susceptibility: dense ones -0.4 to -1.5 ppm, to -3 ppm the rare solid stone (hydroxyapatite with few mobile
     protons; Schweser F. et al., Med Phys 2010;37:5165; Straub S. et al., MRM 2017;77:1572). A ``rim`` surrounds
-    tissue; a ``faint`` one is that of a cysticercus on its way to calcium, -0.1 to -0.35 ppm; ``in iron`` are grains
-    of -0.02 to -0.35 ppm in a nucleus whose iron stays where it is.
+    tissue and is a third to a half of its radius thick; a ``faint`` one is that of a cysticercus on its way to
+    calcium, -0.1 to -0.35 ppm; ``in iron`` are grains of -0.05 to -0.35 ppm in a nucleus whose iron stays where it is.
     """
     if form == "in iron":
-        size = float(np.exp(rng.uniform(np.log(0.02), np.log(0.35))))
-        size = max(size, 0.05)
+        size = float(np.exp(rng.uniform(np.log(0.05), np.log(0.35))))
     elif form == "faint":
         size = float(rng.uniform(0.1, 0.35))
     else:
@@ -93,7 +92,8 @@ def calcification(rng: np.random.Generator, form: Calcium, centre_mm: Vector, vo
         dispersed=form == "in iron",
     )
     if form == "rim":
-        lesion = _with_core(lesion, Core(float(rng.uniform(1.0, 2.0)), -0.02, r2s_hz=20.0, pd=0.8, t1_s=1.4))
+        depth_mm = max(1.0, float(rng.uniform(0.35, 0.5)) * min(lesion.radii_mm))
+        lesion = _with_core(lesion, Core(depth_mm, -0.02, r2s_hz=20.0, pd=0.8, t1_s=1.4))
     return lesion
 
 

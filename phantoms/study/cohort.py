@@ -45,7 +45,7 @@ class Cause:
     """Why a patient has lesions.
 
     ``share`` of the cohort, ages, the mean burden of each kind relative to other causes (0: has none), and the forms
-    of each kind with their weights. Large calcifications are never punctate, small ones always.
+    of each kind with their weights. Small calcifications are punctate and bulky ones solid, whatever the cause.
     """
 
     name: str
@@ -69,7 +69,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause("calcified deep nuclei", 6, (50, 85), {}, 0.0, {"solid": 1.0}, 0.6, in_nuclei=True),
 )
 NUCLEUS_WEIGHT: dict[str, float] = {"pallidum": 0.6, "putamen": 0.2, "dentate nucleus": 0.2}
-PUNCTATE_MM3 = 120.0
+PUNCTATE_MM3, BULKY_MM3 = 120.0, 4000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ def _wanted(rng: np.random.Generator, burden: Burden) -> list[tuple[Form, float]
     for _ in range(burden.in_nuclei):
         wanted.append(("in iron", _lognormal(rng.uniform(), 120, 0.8, 20, 500)))
     for volume_mm3 in burden.calcium_mm3:
-        grown = _chosen(rng, burden.cause.calcium)
+        grown = _chosen(rng, burden.cause.calcium) if volume_mm3 < BULKY_MM3 else "solid"
         wanted.append(("punctate" if volume_mm3 < PUNCTATE_MM3 else grown, volume_mm3))
     for _ in range(burden.bleeds):
         form = _chosen(rng, burden.cause.bleeds)

@@ -36,7 +36,7 @@ def examine(
     if wrong := [name for name in IMAGES if name != "truth" and images[name].shape != phantom.brain.shape]:
         raise BadInput(f"the images {', '.join(wrong)} are not on the grid {phantom.brain.shape}")
     shown: dict[Image, FloatArray] = {**images, "truth": 1000 * referenced(phantom.chi_ppm, phantom)}
-    voxels = [voxels_of(placed, phantom.protocol) for placed in phantom.lesions]
+    voxels = [lesion_voxels(placed, phantom.protocol) for placed in phantom.lesions]
     every = np.logical_or.reduce(voxels)
     records = []
     for index, finding in enumerate(patient.findings):
@@ -54,7 +54,7 @@ def examine(
     )
 
 
-def voxels_of(placed: PlacedLesion, protocol: Protocol) -> BoolArray:
+def lesion_voxels(placed: PlacedLesion, protocol: Protocol) -> BoolArray:
     """The voxels of a lesion; of one that fills half of none, the voxel of its middle."""
     if placed.mask.any():
         return placed.mask

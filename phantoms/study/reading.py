@@ -1,8 +1,9 @@
 """Simulated readers: what a radiologist with a window at level 0 would call a lesion on QSM or GRE phase.
 
 The rule is that of Chen W. et al., Radiology 2014;270:496: a lesion is what the sign that fills more than 70 % of it
-says, on QSM positive for blood and on GRE phase negative; else it is heterogeneous, which counts as neither. Readers
-differ: each draws the outline anew, and has thresholds of its own.
+says, on QSM positive for blood and on GRE phase negative; else it is heterogeneous, which counts as neither. A lesion
+is read on the axial slice where it is widest. Readers differ: each draws the outline anew, and has thresholds of its
+own.
 """
 
 from __future__ import annotations
@@ -58,13 +59,18 @@ SHELL_VOXELS = (1.5, 4.0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Site:
-    """A lesion in the part of the volume around it: its true voxels, signed distance to their surface in voxels
-    (negative inside), and where a reader may look at surroundings (brain, no other lesion)."""
+    """A lesion in the part of the volume around it, ``box``.
+
+    ``lesion`` are its true voxels, ``distance`` float32 is the signed distance to their surface in voxels (negative
+    inside), ``around`` where a reader may look at surroundings (brain, no other lesion), ``widest`` the index of the
+    axial slice where it is widest; all in the box.
+    """
 
     box: tuple[slice, slice, slice]
     lesion: BoolArray
     distance: FloatArray
     around: BoolArray
+    widest: int
 
     @property
     def shell(self) -> BoolArray:
@@ -86,7 +92,8 @@ def site(lesion: BoolArray, brain: BoolArray, others: BoolArray, reach_voxels: i
     outside = ndimage.distance_transform_edt(~own)
     inside = ndimage.distance_transform_edt(own)
     distance = np.where(own, 0.5 - inside, outside - 0.5).astype(np.float32)
-    return Site((box[0], box[1], box[2]), own, distance, brain[box] & ~others[box])
+    widest = int(own.sum(axis=(0, 1)).argmax())
+    return Site((box[0], box[1], box[2]), own, distance, brain[box] & ~others[box], widest)
 
 
 def read(image: Image, values: FloatArray, place: Site, reader: Reader, case: int) -> Reading:
@@ -110,9 +117,9 @@ def read(image: Image, values: FloatArray, place: Site, reader: Reader, case: in
     perceived = float(spread * (reader.phase_mrad if image == "phase" else reader.qsm_ppb))
     decision = float(np.clip(rng.normal(reader.decision, reader.decision_spread), 0.55, 0.9))
 
-    shell = place.shell & ~outline
+    shell = place.shell
     background = float(np.median(drawn[shell])) if shell.any() else 0.0
-    inside = drawn[outline]
+    inside = drawn[:, :, place.widest][outline]
     contrast = float(inside.mean(dtype=np.float64)) - background
     conspicuous = inside[np.abs(inside) > perceived]
     if np.abs(inside - background).mean() < perceived or not conspicuous.size:
@@ -132,11 +139,11 @@ def _appearance(dominant: float) -> Appearance:
 
 
 def _outline(rng: np.random.Generator, place: Site, reader: Reader) -> BoolArray:
-    """The lesion as this reader draws it: its surface moved as a whole, and wavering along the way."""
+    """The lesion on its widest slice as this reader draws it: moved as a whole, and wavering along the way."""
+    distance = place.distance[:, :, place.widest]
     whole = rng.normal(0, reader.outline_voxels)
-    waver = ndimage.gaussian_filter(rng.standard_normal(place.distance.shape), 1.5)
+    waver = ndimage.gaussian_filter(rng.standard_normal(distance.shape), 1.5)
     waver *= 0.5 * reader.outline_voxels / max(float(waver.std()), 1e-6)
-    moved = np.clip(whole + waver, -1, 1)
-    outline = place.distance < moved
+    outline = distance < np.clip(whole + waver, -1, 1)
     # A lesion of a few voxels does not vanish under a tight outline: its middle stays.
-    return np.asarray(outline if outline.any() else place.distance <= place.distance.min())
+    return np.asarray(outline if outline.any() else distance <= distance.min())

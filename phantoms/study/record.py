@@ -73,3 +73,5 @@ class PatientRecord:
     findings: tuple[FindingRecord, ...]
     seconds: dict[str, float] = field(default_factory=dict)
     """Of each step, where someone measured them."""
+    through_network: dict[Image, float] = field(default_factory=dict)
+    """Largest difference of what came back over the network from the arrays, in ppb and mrad, if it went there."""
