@@ -70,7 +70,7 @@ def calcification(rng: np.random.Generator, form: Calcium, centre_mm: Vector, vo
     Susceptibility: dense ones -0.4 to -1.5 ppm, to -3 ppm the rare solid stone (hydroxyapatite with few mobile
     protons; Schweser F. et al., Med Phys 2010;37:5165; Straub S. et al., MRM 2017;77:1572). A ``rim`` surrounds
     tissue and is a third to a half of its radius thick; a ``faint`` one is that of a cysticercus on its way to
-    calcium, -0.1 to -0.35 ppm; ``in iron`` are grains of -0.05 to -0.35 ppm in a nucleus whose iron stays where it is.
+    calcium, -0.1 to -0.35 ppm; ``in iron`` are grains of -0.05 to -0.35 ppm in a nucleus whose iron stays.
     """
     if form == "in iron":
         size = float(np.exp(rng.uniform(np.log(0.05), np.log(0.35))))

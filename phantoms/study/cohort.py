@@ -84,7 +84,7 @@ class Plan:
 
 
 PAPER = Plan(patients=38, hemorrhages=62, calcifications=89, in_nuclei=19, mixed=5)
-QUICK = Plan(patients=4, hemorrhages=7, calcifications=9, in_nuclei=2, mixed=1)
+QUICK = Plan(patients=4, hemorrhages=7, calcifications=9, in_nuclei=2, mixed=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +152,8 @@ def _causes(patients: int) -> list[Cause]:
 def _shared(rng: np.random.Generator, total: int, weight: npt.NDArray[np.float64]) -> list[int]:
     """``total`` lesions over patients: one each for those who may have any, the rest by weight."""
     able = np.flatnonzero(weight)
+    if total == 0:
+        return [0] * weight.size
     if able.size == 0:
         raise BadInput(f"no patient of this cohort can have any of {total} lesions")
     counts = np.zeros(weight.size, dtype=int)
