@@ -16,6 +16,7 @@ Unsigned = npt.NDArray[np.uint16]
 
 BITS = 12
 TOP = 2**BITS - 1
+TURN = np.float32(2 * np.pi)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class PhaseCode:
         stored = np.empty(phase_rad.shape, dtype=np.uint16)
         per_rad, middle = np.float32(1 / (self.slope * self.unit_rad)), np.float32(-self.intercept / self.slope)
         for place, volume in zip(stored, phase_rad, strict=True):
-            place[...] = np.rint(volume * per_rad + middle).astype(np.int32) % self.turn
+            wrapped = volume - TURN * np.rint(volume / TURN)
+            place[...] = np.rint(wrapped * per_rad + middle).astype(np.int32) % self.turn
         return stored
 
     def decode(self, stored: Unsigned) -> FloatArray:
