@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.assemble import acquisition_key, judge
@@ -121,6 +121,7 @@ def test_lesions_keep_their_sign_from_files_to_files(
 
 
 @pytest.mark.parametrize("code", [siemens.PHASE, philips.PHASE])
+@settings(deadline=None)
 @given(phase=st.floats(-10, 10, width=32))
 def test_stored_phase_is_the_nearest_step_of_the_circle(code: PhaseCode, phase: float) -> None:
     stored = code.encode(np.full((1, 1), phase, np.float32))

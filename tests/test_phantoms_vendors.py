@@ -40,7 +40,6 @@ OWN = {
 }
 every_vendor = pytest.mark.parametrize("vendor", Vendor)
 
-
 Written = Callable[[Vendor], list[Path]]
 
 
@@ -59,7 +58,7 @@ def headers(paths: list[Path]) -> list[Dataset]:
 
 
 def run(tool: str, *arguments: object) -> list[str]:
-    """Lines of a checker of dicom3tools, standard error included; its exit status says nothing."""
+    """Lines of a tool, standard error included; the exit status of dicom3tools says nothing."""
     done = subprocess.run(
         [TOOLS / tool, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
     )
@@ -93,6 +92,17 @@ def test_dciodvfy_finds_nothing_but_what_the_vendor_writes(written: Written, ven
         complaints = [line for line in lines[1:] if not any(tag in line for tag in OWN[vendor])]
         assert complaints == []
         assert not [line for line in lines if line.startswith("Error")]
+
+
+@every_vendor
+def test_another_reader_takes_them_for_the_vendors_echoes_and_components(
+    written: Written, tmp_path: Path, vendor: Vendor
+) -> None:
+    """dcm2niix, whose rules for vendors are its own, names each image by echo and component."""
+    run("dcm2niix", "-o", tmp_path, "-f", "%e", written(vendor)[0].parents[vendor.startswith("siemens")])
+    parts = {"", "_real", "_imaginary"} if vendor is Vendor.GE else {"", "_ph"}
+    found = {path.stem for path in tmp_path.glob("*.nii")}
+    assert found == {f"{echo}{part}" for echo in (1, 2) for part in parts}
 
 
 @every_vendor

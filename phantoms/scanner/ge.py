@@ -35,35 +35,37 @@ SERIES = 9
 def as_stored(phantom: Phantom) -> Acquisition:
     """What the real and imaginary images hold: a step is 1/8191 of the largest magnitude in each of them.
 
-    The chopper is undone in the angle, by half a turn: the negated components would give an angle that differs in the
-    last bits.
+    The chopper is undone in the angle, by half a turn, as for phase images: the angle of negated components would
+    differ in the last bits.
     """
-    stored = _stored(phantom)
-    real, imaginary = stored[REAL].astype(np.float32), stored[IMAGINARY].astype(np.float32)
-    phase = np.arctan2(imaginary, real)
+    real, imaginary = _complex(phantom)
+    magnitude, phase = np.empty(real.shape, np.float32), np.empty(real.shape, np.float32)
+    for echo, (x, y) in enumerate(zip(real, imaginary, strict=True)):
+        np.hypot(x, y, out=magnitude[echo], dtype=np.float32)
+        np.arctan2(y, x, out=phase[echo], dtype=np.float32)
     odd = phase[..., 1::2]
     odd += np.where(odd > 0, np.float32(-np.pi), np.float32(np.pi))
-    return carried(phantom, np.hypot(real, imaginary), np.negative(phase, out=phase))
+    return carried(phantom, magnitude, np.negative(phase, out=phase))
 
 
 def write(phantom: Phantom, folder: Path) -> list[Path]:
     """Slices rising; in a slice echo by echo; of an echo magnitude, real, imaginary."""
-    stored = _stored(phantom)
-    exam = Exam.of(phantom, Vendor.GE, *stored.values())
-    return common.write(_images(exam, stored), folder)
+    magnitude = phantom.acquisition.magnitude
+    absolute = np.rint(magnitude * gain(magnitude, TOP)).astype(np.int16)
+    stored = dict(zip((MAGNITUDE, REAL, IMAGINARY), (absolute, *_complex(phantom)), strict=True))
+    return common.write(_images(Exam.of(phantom, Vendor.GE, *stored.values()), stored), folder)
 
 
-def _stored(phantom: Phantom) -> dict[int, Signed]:
-    """Int16 (E, X, Y, Z) of each kind; every second slice of the complex image is negated."""
+def _complex(phantom: Phantom) -> tuple[Signed, Signed]:
+    """Stored real and imaginary images, int16 (E, X, Y, Z)."""
     acquisition = phantom.acquisition
     scale = gain(acquisition.magnitude, TOP)
-    chopper = np.where(np.arange(acquisition.geometry.shape[2]) % 2, -scale, scale)
-    stored = {kind: np.empty(acquisition.magnitude.shape, np.int16) for kind in (MAGNITUDE, REAL, IMAGINARY)}
+    chopped = np.where(np.arange(acquisition.geometry.shape[2]) % 2, -scale, scale)
+    real, imaginary = (np.empty(acquisition.magnitude.shape, np.int16) for _ in range(2))
     for echo, (magnitude, phase) in enumerate(zip(acquisition.magnitude, acquisition.phase, strict=True)):
-        stored[MAGNITUDE][echo] = np.rint(magnitude * scale)
-        stored[REAL][echo] = np.rint(magnitude * np.cos(phase) * chopper)
-        stored[IMAGINARY][echo] = np.rint(magnitude * -np.sin(phase) * chopper)
-    return stored
+        real[echo] = np.rint(magnitude * np.cos(phase) * chopped)
+        imaginary[echo] = np.rint(magnitude * -np.sin(phase) * chopped)
+    return real, imaginary
 
 
 def _images(exam: Exam, stored: dict[int, Signed]) -> Iterator[Dataset]:
