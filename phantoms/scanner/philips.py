@@ -57,18 +57,26 @@ def write_enhanced(phantom: Phantom, folder: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Scan:
-    """An exam with its stored integers, and the window of the magnitude images."""
+    """An exam with its stored integers.
+
+    ``scale_slope`` is (2005,100E) of magnitude images: stored over precise value. ``width`` is that of their window.
+    """
 
     exam: Exam
     stored: dict[str, Unsigned]
+    scale_slope: float
     width: int
 
     @classmethod
     def of(cls, phantom: Phantom, vendor: Vendor) -> _Scan:
         acquisition = phantom.acquisition
         magnitude, phase = stored_magnitude(acquisition.magnitude), PHASE.encode(acquisition.phase)
-        width = round(bright(magnitude) * float(DISPLAYED))
-        return cls(Exam.of(phantom, vendor, magnitude, phase), {"M": magnitude, "P": phase}, width)
+        return cls(
+            exam=Exam.of(phantom, vendor, magnitude, phase),
+            stored={"M": magnitude, "P": phase},
+            scale_slope=float(gain(acquisition.magnitude)),
+            width=round(bright(magnitude) * float(DISPLAYED)),
+        )
 
     def order(self) -> Iterator[tuple[str, int, int]]:
         """Component, slice, echo of each image."""
@@ -89,12 +97,12 @@ class _Scan:
 
     def mark(self, ds: Dataset, component: str) -> None:
         """The private component and scale slope of a classic image, or of a frame's private copy of it."""
-        largest = float(gain(self.exam.phantom.acquisition.magnitude))
-        slope = largest if component == "M" else TOP / (2 * math.pi)
+        slope = self.scale_slope if component == "M" else TOP / (2 * math.pi)
         ds.ImageType = ["ORIGINAL", "PRIMARY", {"M": "M_FFE", "P": "PHASE MAP"}[component], component, "FFE"]
         add_private(ds, 0x2005, MR_IMAGING, {0x0E: ("FL", slope), 0x11: ("CS", component)})
 
     def window(self, ds: Dataset, component: str) -> None:
+        """The window, in rescaled values."""
         centre, width = (self.width // 2, self.width) if component == "M" else (0, 6284)
         ds.WindowCenter, ds.WindowWidth = str(centre), str(width)
 

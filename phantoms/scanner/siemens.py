@@ -32,9 +32,10 @@ def as_stored(phantom: Phantom) -> Acquisition:
 def write_classic(phantom: Phantom, folder: Path) -> list[Path]:
     """VE11: series M in ``M/``, series P in ``P/``, each echo by echo with slices rising."""
     exam, stored = _stored(phantom, Vendor.SIEMENS)
+    width = bright(stored["M"])
     paths = []
     for component, number, time in (("M", 2, "120500"), ("P", 3, "120501")):
-        ds = _header(exam, component, number, time, component, stored)
+        ds = _header(exam, component, component, number, time, width)
         ds.ImageType = ["ORIGINAL", "PRIMARY", component, "ND"]
         ds.Manufacturer, ds.SoftwareVersions = "SIEMENS", "syngo MR E11"
         add_private(ds, 0x0051, "SIEMENS MR HEADER", {0x0F: ("LO", "HEA;HEP")})
@@ -47,14 +48,16 @@ def write_classic(phantom: Phantom, folder: Path) -> list[Path]:
 def write_xa(phantom: Phantom, folder: Path) -> list[Path]:
     """XA30: every echo of a component is a series (``M1/``, ``M2/``, .., ``P1/``, ..), without EchoNumbers."""
     exam, stored = _stored(phantom, Vendor.SIEMENS_XA)
+    width = bright(stored["M"])
     paths = []
     for component, first, time in (("M", 9000, "120500"), ("P", 10000, "120501")):
         for echo in range(len(phantom.acquisition.te_s)):
             name = f"{component}{echo + 1}"
-            ds = _header(exam, name, first + echo + 1, time, component, stored)
+            ds = _header(exam, component, name, first + echo + 1, time, width)
             ds.ImageType = ["ORIGINAL", "PRIMARY", component, "DIS2D", "MFSPLIT"]
             ds.Manufacturer, ds.SoftwareVersions = "Siemens Healthineers", "syngo MR XA30"
-            ds.RescaleSlope, ds.RescaleIntercept = ("2", "-4096") if component == "P" else ("1", "0")
+            if component == "M":
+                ds.RescaleSlope, ds.RescaleIntercept = "1", "0"
             coil_and_kind = {
                 0x06: ("LO", f"X_{echo + 1}_1_1_1_1_1_1_1_1_1_1_1"),
                 0x4F: ("LO", "HC1-7;NC1"),
@@ -73,7 +76,7 @@ def _stored(phantom: Phantom, vendor: Vendor) -> tuple[Exam, dict[str, Unsigned]
     return Exam.of(phantom, vendor, magnitude, phase), {"M": magnitude, "P": phase}
 
 
-def _header(exam: Exam, series: str, number: int, time: str, component: str, stored: dict[str, Unsigned]) -> Dataset:
+def _header(exam: Exam, component: str, series: str, number: int, time: str, width: int) -> Dataset:
     ds = exam.classic(series, number, time)
     ds.SeriesDescription = ds.ProtocolName = "t2star_mgre_tra"
     ds.SequenceVariant = ["SP", "OSP"]
@@ -83,7 +86,6 @@ def _header(exam: Exam, series: str, number: int, time: str, component: str, sto
         ds.WindowCenter, ds.WindowWidth = "0", "8192"
         ds.RescaleSlope, ds.RescaleIntercept = "2", "-4096"
     else:
-        width = bright(stored["M"])
         ds.WindowCenter, ds.WindowWidth = str(width // 2), str(width)
     return ds
 
