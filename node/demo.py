@@ -9,8 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,11 @@ from pydicom.dataset import Dataset
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from node import __version__, loopback, page, pictures
 from node.roundtrip import peers, read_series, wait
+from node.steps import Steps
 from phantoms.anatomy import head
 from phantoms.scanner import write_dicom
 from phantoms.score import lesion_table
@@ -46,7 +45,7 @@ def run(output: Path, console: Console | None = None, protocol: Protocol = SMALL
     """
     console = console or Console()
     _clear(output)
-    with _Steps(console) as steps:
+    with Steps(console) as steps:
         with steps.step("Phantom patient"):
             phantom = simulate(head(SEED), protocol, SEED)
         with steps.step("Scanner writes images"):
@@ -153,36 +152,3 @@ def _table(report: page.Page) -> Table:
             "[green]right[/]" if row.sign_right else "[bold red]WRONG[/]",
         )  # fmt: skip
     return table
-
-
-class _Steps:
-    """Bars on a terminal; elsewhere one line for each step that is done."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress = Progress(
-            SpinnerColumn(finished_text="[green]\N{CHECK MARK}"),
-            TextColumn("{task.description:<24}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-
-    def __enter__(self) -> _Steps:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    @contextmanager
-    def step(self, what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Time a step; its ``with`` block is given a function that says how many of ``total`` are done."""
-        begun = time.monotonic()
-        task = self._progress.add_task(what, total=total)
-        yield lambda done: self._progress.update(task, completed=done)
-        self._progress.update(task, total=total or 1, completed=total or 1)
-        if not self._console.is_terminal:
-            self._console.print(f"{what:<24} {time.monotonic() - begun:6.1f} s")
