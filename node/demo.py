@@ -30,9 +30,10 @@ from node.errors import PermanentError
 from node.overview import Summary, summaries
 from node.service import Node
 from phantoms.anatomy import head
+from phantoms.protocol import SMALL_PROTOCOL, Protocol
 from phantoms.scanner import write_dicom
 from phantoms.score import lesion_table
-from phantoms.simulate import SMALL_PROTOCOL, Phantom, Protocol, simulate
+from phantoms.simulate import Phantom, simulate
 from recon.types import FloatArray, Geometry
 
 SEED = 1

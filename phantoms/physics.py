@@ -5,6 +5,9 @@ Shares no numerics with ``recon``, on purpose: a common dipole kernel would hide
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
@@ -21,6 +24,14 @@ def centred_axes(shape: Shape, voxel_mm: Vector) -> Axes:
         ((np.arange(n) - (n - 1) / 2) * edge).astype(np.float32) for n, edge in zip(shape, voxel_mm, strict=True)
     )
     return x, y, z
+
+
+def in_slabs(slices: int, factor: int, work: Callable[[slice, slice], None]) -> None:
+    """Run ``work(fine slices, acquired slices)`` on slabs of about four acquired slices, on every core."""
+    acquired = [slice(start, min(start + 4, slices)) for start in range(0, slices, 4)]
+    fine = [slice(s.start * factor, s.stop * factor) for s in acquired]
+    with ThreadPoolExecutor(threads()) as pool:
+        list(pool.map(work, fine, acquired))
 
 
 def box_mean(volume: npt.NDArray[np.generic], factor: int) -> FloatArray:

@@ -7,109 +7,30 @@ grid that made its data. Knows nothing about files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from phantoms.anatomy import Head, LabelArray
 from phantoms.atlas import LABEL, Tissue
 from phantoms.lesions import Lesion
-from phantoms.physics import box_mean, centred_axes, decimate, dipole_field, slab_profile, squared_steps, steady_state
-from phantoms.shapes import Axes, Chart
-from recon.kernels import threads
-from recon.types import (
-    GAMMA_MHZ_PER_T,
-    Acquisition,
-    BadInput,
-    BoolArray,
-    ComplexArray,
-    FloatArray,
-    Geometry,
-    Shape,
-    Vector,
+from phantoms.physics import (
+    box_mean,
+    centred_axes,
+    decimate,
+    dipole_field,
+    in_slabs,
+    slab_profile,
+    squared_steps,
+    steady_state,
 )
+from phantoms.protocol import SMALL_PROTOCOL, Protocol
+from phantoms.receiver import receive_coils, shim
+from phantoms.shapes import Axes, Chart
+from recon.types import Acquisition, BadInput, BoolArray, ComplexArray, FloatArray
 
 MIXED = 255
 """The label of an acquired voxel that holds more than one tissue."""
-
-
-@dataclass(frozen=True, slots=True)
-class Protocol:
-    """How the head is scanned.
-
-    Parameters
-    ----------
-    shape, voxel_mm
-        The acquired grid.
-    te_s, tr_s, flip_deg
-        Echo times and repetition time in s, flip angle in degrees.
-    b0_t, b0_dir
-        Field strength in T; direction of B0 in array axes (the slices follow the head).
-    snr
-        Mean magnitude of white matter at the first echo over the standard deviation of the noise of each of the
-        real and imaginary channels.
-    oversampling
-        Points of the fine grid along each edge of an acquired voxel.
-    shading
-        Exponent of the coil's receive sensitivity: at 1 the rim of the brain is about 1.7 times as bright as its
-        centre, at 2 three times.
-    """
-
-    shape: Shape
-    voxel_mm: Vector
-    te_s: tuple[float, ...]
-    tr_s: float
-    flip_deg: float
-    b0_t: float = 3.0
-    b0_dir: Vector = (0.0, 0.0, 1.0)
-    snr: float = 60.0
-    oversampling: int = 2
-    shading: float = 1.0
-
-    def __post_init__(self) -> None:
-        if min(self.shape) < 8 or self.oversampling < 1:
-            raise BadInput(f"the grid {self.shape} x {self.oversampling} is too small to simulate")
-        if min(self.te_s) <= 0 or max(self.te_s) >= self.tr_s:
-            raise BadInput(f"te_s must lie between 0 and tr_s = {self.tr_s}, got {self.te_s}")
-        if self.snr <= 0:
-            raise BadInput(f"snr must be positive, got {self.snr}")
-
-    @property
-    def f0_mhz(self) -> float:
-        """Imaging frequency in MHz."""
-        return GAMMA_MHZ_PER_T * self.b0_t
-
-    @property
-    def geometry(self) -> Geometry:
-        """The acquired grid in the patient."""
-        return Geometry.of(self.shape, self.voxel_mm, self.b0_dir)
-
-    @property
-    def fine_shape(self) -> Shape:
-        """Shape of the fine grid."""
-        x, y, z = (n * self.oversampling for n in self.shape)
-        return x, y, z
-
-    @property
-    def fine_voxel_mm(self) -> Vector:
-        """Voxel edges of the fine grid in mm."""
-        x, y, z = (edge / self.oversampling for edge in self.voxel_mm)
-        return x, y, z
-
-
-REFERENCE_PROTOCOL = Protocol(
-    shape=(416, 320, 72),
-    voxel_mm=(240 / 416, 240 / 320, 2.0),
-    te_s=tuple(0.0057 + 0.0067 * echo for echo in range(8)),
-    tr_s=0.057,
-    flip_deg=20.0,
-)
-"""The protocol of Chen W. et al., Radiology 2014;270:496: 3 T, 8 echoes, field of view 24 cm."""
-
-SMALL_PROTOCOL = replace(REFERENCE_PROTOCOL, shape=(128, 128, 72), voxel_mm=(1.6, 1.6, 2.0))
-"""The same sequence on a grid that simulates and reconstructs in seconds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,11 +89,11 @@ def simulate(head: Head, protocol: Protocol = SMALL_PROTOCOL, seed: int = 0) -> 
     """
     rng = np.random.default_rng([seed, 2])
     axes = centred_axes(protocol.fine_shape, protocol.fine_voxel_mm)
-    bias, offset_rad = _receiver(rng, protocol.shading)
+    bias, offset_rad = receive_coils(rng, protocol.shading)
     obj = _paint(head, protocol, axes, bias)
     field_hz = dipole_field(obj.chi_ppm, protocol.fine_voxel_mm, protocol.b0_dir)
     field_hz *= np.float32(protocol.f0_mhz)
-    _shim(rng, field_hz, axes, obj.brain, protocol)
+    shim(rng, field_hz, axes, obj.brain, protocol)
 
     clean = _images(obj, field_hz, offset_rad, axes, protocol)
     labels = obj.labels
@@ -214,16 +135,6 @@ class _Object:
     fractions: tuple[FloatArray, ...]
 
 
-def _slabs(protocol: Protocol, work: Callable[[slice, slice], None]) -> None:
-    """Run ``work(fine slices, acquired slices)`` on slabs of about four acquired slices, on every core."""
-    last, factor = protocol.shape[2], protocol.oversampling
-    starts = range(0, last, 4)
-    acquired = [slice(start, min(start + 4, last)) for start in starts]
-    fine = [slice(s.start * factor, s.stop * factor) for s in acquired]
-    with ThreadPoolExecutor(threads()) as pool:
-        list(pool.map(work, fine, acquired))
-
-
 def _paint(head: Head, protocol: Protocol, axes: Axes, bias: Chart) -> _Object:
     """Paint the head slab by slab."""
     factor, fine, coarse = protocol.oversampling, protocol.fine_shape, protocol.shape
@@ -262,7 +173,7 @@ def _paint(head: Head, protocol: Protocol, axes: Axes, bias: Chart) -> _Object:
             if own_voxels.any():
                 fraction[..., acquired] = box_mean(own_voxels, factor)
 
-    _slabs(protocol, slab)
+    in_slabs(protocol.shape[2], factor, slab)
     return obj
 
 
@@ -275,65 +186,6 @@ def _placed(head: Head, index: int, obj: _Object, protocol: Protocol) -> PlacedL
         volume_mm3=float(fraction.sum(dtype=np.float64) * np.prod(protocol.voxel_mm)),
         mean_chi_ppm=float(obj.truth_ppm[mask].mean(dtype=np.float64)) if mask.any() else float("nan"),
     )
-
-
-def _receiver(rng: np.random.Generator, shading: float) -> tuple[Chart, Chart]:
-    """Sensitivity and phase offset of a combined 12-channel head coil, on a coarse grid.
-
-    Twelve loops of 60 mm radius on two rings around the head. Sensitivity is their root sum of squares, 1 at the
-    centre, raised to the power ``shading``; the phase offset the mean of their phases, weighted by sensitivity, plus
-    a polynomial of second order.
-    """
-    x, y, z = (np.arange(-half, half + 1, 8, dtype=np.float32) for half in (128, 128, 104))
-    here = (x[:, None, None], y[None, :, None], z[None, None, :])
-    middle = tuple(int(a.size // 2) for a in (x, y, z))
-    squares = weights = phases = np.zeros((x.size, y.size, z.size), dtype=np.float32)
-    for loop in range(12):
-        turn = np.pi * (loop % 6 + 0.5 * (loop // 6)) / 3
-        place = (118 * np.cos(turn), 136 * np.sin(turn), -35 if loop < 6 else 35)
-        distance2 = sum((a - np.float32(c)) ** 2 for a, c in zip(here, place, strict=True))
-        sensitivity = (distance2 + np.float32(60**2)) ** np.float32(-1.5)
-        sensitivity *= np.float32(rng.uniform(0.85, 1.15))
-        squares = squares + sensitivity**2
-        weights = weights + sensitivity
-        phases = phases + sensitivity * np.float32(rng.normal(0, 1.2))
-    bias = np.sqrt(squares)
-    bias = (bias / bias[middle]) ** np.float32(shading)
-    polynomial = sum(c * t for c, t in zip(rng.normal(0, 0.5, 10), _quadratic((x, y, z)), strict=True))
-    offset = np.asarray(phases / weights + polynomial, dtype=np.float32)
-    return Chart(bias, (x, y, z)), Chart(offset, (x, y, z))
-
-
-def _quadratic(axes: Axes) -> list[FloatArray]:
-    """The ten polynomials of second order in position over 80 mm, shaped to broadcast."""
-    u, v, w = axes[0][:, None, None] / 80, axes[1][None, :, None] / 80, axes[2][None, None, :] / 80
-    terms = [np.ones((1, 1, 1)), u, v, w, u * v, u * w, v * w, u * u, v * v, w * w]
-    return [term.astype(np.float32) for term in terms]
-
-
-def _shim_coils(axes: Axes) -> list[FloatArray]:
-    """The nine solid harmonics up to second order in position over 80 mm, shaped to broadcast."""
-    one, u, v, w, uv, uw, vw, uu, vv, ww = _quadratic(axes)
-    return [one, u, v, w, uv, uw, vw, uu - vv, 2 * ww - uu - vv]
-
-
-def _shim(rng: np.random.Generator, field_hz: FloatArray, axes: Axes, brain: BoolArray, protocol: Protocol) -> None:
-    """Take what shim coils of first and second order can make out of the field of the brain, but for a few Hz.
-
-    Their fields are harmonic: any other polynomial would pass for susceptibility.
-    """
-    factor = protocol.oversampling
-    coarse = centred_axes(protocol.shape, protocol.voxel_mm)
-    mean = box_mean(field_hz, factor)[brain].astype(np.float64)
-    design = np.stack([np.broadcast_to(term, protocol.shape)[brain] for term in _shim_coils(coarse)], axis=1)
-    fit = np.linalg.lstsq(design.astype(np.float64), mean, rcond=None)[0]
-    fit -= rng.normal(0, 5.0, fit.size)
-
-    def slab(own: slice, _: slice) -> None:
-        for coefficient, term in zip(fit, _shim_coils((axes[0], axes[1], axes[2][own])), strict=True):
-            field_hz[..., own] -= np.float32(coefficient) * term
-
-    _slabs(protocol, slab)
 
 
 def _images(obj: _Object, field_hz: FloatArray, offset_rad: Chart, axes: Axes, protocol: Protocol) -> ComplexArray:
@@ -361,6 +213,6 @@ def _images(obj: _Object, field_hz: FloatArray, offset_rad: Chart, axes: Axes, p
             np.multiply(envelope, np.sin(angle), out=signal.imag)
             out[..., own] = decimate(decimate(signal, 0, factor), 1, factor)
 
-        _slabs(protocol, slab)
+        in_slabs(protocol.shape[2], factor, slab)
         images[echo] = decimate(half_done, 2, factor)
     return images

@@ -18,8 +18,9 @@ from rich.console import Console
 from node import demo, loopback, page, pictures
 from node.errors import TransientError
 from phantoms.anatomy import head
+from phantoms.protocol import SMALL_PROTOCOL
 from phantoms.scanner import write_dicom
-from phantoms.simulate import SMALL_PROTOCOL, simulate
+from phantoms.simulate import simulate
 from recon.types import FloatArray, Geometry
 
 COARSE = replace(SMALL_PROTOCOL, shape=(72, 72, 52), voxel_mm=(2.8, 2.8, 2.8), te_s=SMALL_PROTOCOL.te_s[:4:2])

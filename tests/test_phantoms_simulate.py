@@ -13,13 +13,8 @@ from phantoms.anatomy import Head, head
 from phantoms.atlas import LABEL, TISSUES
 from phantoms.lesions import Lesion
 from phantoms.physics import dipole_field, steady_state
-from phantoms.simulate import (
-    REFERENCE_PROTOCOL,
-    SMALL_PROTOCOL,
-    Phantom,
-    Protocol,
-    simulate,
-)
+from phantoms.protocol import REFERENCE_PROTOCOL, SMALL_PROTOCOL, Protocol
+from phantoms.simulate import Phantom, simulate
 from recon.types import BadInput, BoolArray
 
 TINY = replace(SMALL_PROTOCOL, shape=(48, 48, 32), voxel_mm=(4.3, 4.3, 4.5), te_s=(0.006, 0.012, 0.018))
