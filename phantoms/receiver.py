@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from phantoms.physics import box_mean, centred_axes, in_slabs
+from phantoms.physics import box_mean, centred_axes, in_blocks
 from phantoms.protocol import Protocol
 from phantoms.shapes import Axes, Chart
 from recon.types import BoolArray, FloatArray
@@ -55,15 +55,15 @@ def shim(rng: np.random.Generator, field_hz: FloatArray, axes: Axes, brain: Bool
 
     Their fields are harmonic: any other polynomial would pass for susceptibility.
     """
-    factor = protocol.oversampling
-    coarse = centred_axes(protocol.shape, protocol.voxel_mm)
-    mean = box_mean(field_hz, factor)[brain].astype(np.float64)
-    design = np.stack([np.broadcast_to(term, protocol.shape)[brain] for term in _shim_coils(coarse)], axis=1)
-    fit = np.linalg.lstsq(design.astype(np.float64), mean, rcond=None)[0]
+    mean = box_mean(field_hz, protocol.oversampling)[brain].astype(np.float64)
+    coils = _shim_coils(centred_axes(protocol.shape, protocol.voxel_mm))
+    design = np.stack([np.broadcast_to(coil, protocol.shape)[brain] for coil in coils]).astype(np.float64)
+    # Without BLAS, whose sums depend on the number of threads.
+    fit = np.linalg.solve(np.einsum("in,jn->ij", design, design), np.einsum("in,n->i", design, mean))
     fit -= rng.normal(0, 5.0, fit.size)
 
-    def slab(own: slice, _: slice) -> None:
-        for coefficient, term in zip(fit, _shim_coils((axes[0], axes[1], axes[2][own])), strict=True):
-            field_hz[..., own] -= np.float32(coefficient) * term
+    def block(own: slice) -> None:
+        for coefficient, coil in zip(fit, _shim_coils((axes[0], axes[1][own], axes[2])), strict=True):
+            field_hz[:, own] -= np.float32(coefficient) * coil
 
-    in_slabs(protocol.shape[2], factor, slab)
+    in_blocks(axes[1].size, 8, block)

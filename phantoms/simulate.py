@@ -7,10 +7,12 @@ grid that made its data. Knows nothing about files.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from phantoms import kernels
 from phantoms.anatomy import Head, LabelArray
 from phantoms.atlas import LABEL, Tissue
 from phantoms.lesions import Lesion
@@ -19,9 +21,8 @@ from phantoms.physics import (
     centred_axes,
     decimate,
     dipole_field,
-    in_slabs,
+    in_blocks,
     slab_profile,
-    squared_steps,
     steady_state,
 )
 from phantoms.protocol import SMALL_PROTOCOL, Protocol
@@ -29,6 +30,8 @@ from phantoms.receiver import receive_coils, shim
 from phantoms.shapes import Axes, Chart
 from recon.types import Acquisition, BadInput, BoolArray, ComplexArray, FloatArray
 
+ROWS = 4
+"""Rows of acquired voxels along y that are worked on together: their arrays stay in the cache."""
 MIXED = 255
 """The label of an acquired voxel that holds more than one tissue."""
 
@@ -90,29 +93,26 @@ def simulate(head: Head, protocol: Protocol = SMALL_PROTOCOL, seed: int = 0) -> 
     rng = np.random.default_rng([seed, 2])
     axes = centred_axes(protocol.fine_shape, protocol.fine_voxel_mm)
     bias, offset_rad = receive_coils(rng, protocol.shading)
-    obj = _paint(head, protocol, axes, bias)
+    obj = _paint(head, protocol, axes)
     field_hz = dipole_field(obj.chi_ppm, protocol.fine_voxel_mm, protocol.b0_dir)
     field_hz *= np.float32(protocol.f0_mhz)
     shim(rng, field_hz, axes, obj.brain, protocol)
 
-    clean = _images(obj, field_hz, offset_rad, axes, protocol)
-    labels = obj.labels
-    white = (labels == LABEL["white matter"]) & obj.brain
+    white = (obj.labels == LABEL["white matter"]) & obj.brain
     if not white.any():
         raise BadInput(f"no voxel of {protocol.voxel_mm} mm is white matter alone: the SNR is undefined")
-    noise = np.float32(np.abs(clean[0][white]).mean() / protocol.snr)
-    magnitude = np.empty(clean.shape, dtype=np.float32)
+    magnitude = np.empty((len(protocol.te_s), *protocol.shape), dtype=np.float32)
     phase = np.empty_like(magnitude)
-    for echo, image in enumerate(clean):
-        image.real += noise * rng.standard_normal(image.shape, dtype=np.float32)
-        image.imag += noise * rng.standard_normal(image.shape, dtype=np.float32)
-        np.abs(image, out=magnitude[echo])
-        np.arctan2(image.imag, image.real, out=phase[echo])
+    sd = np.float32(0)
+    for echo, image in enumerate(_images(head, obj, field_hz, (bias, offset_rad), axes, protocol)):
+        if echo == 0:
+            sd = np.float32(np.abs(image[white]).mean() / protocol.snr)
+        _add_noise(rng, image, sd, magnitude[echo], phase[echo])
     return Phantom(
         acquisition=Acquisition(magnitude, phase, protocol.te_s, protocol.f0_mhz, protocol.geometry),
         chi_ppm=obj.truth_ppm,
         brain=obj.brain,
-        labels=labels,
+        labels=obj.labels,
         tissues=head.tissues,
         lesions=tuple(_placed(head, index, obj, protocol) for index in range(len(head.lesions))),
         protocol=protocol,
@@ -123,58 +123,52 @@ def simulate(head: Head, protocol: Protocol = SMALL_PROTOCOL, seed: int = 0) -> 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Object:
-    """The head on the fine grid, as the sequence sees it, and the truth on the acquired grid."""
+    """The head on the fine grid, and the truth on the acquired one."""
 
+    label: LabelArray
     chi_ppm: FloatArray
-    amplitude: FloatArray
-    r2s_hz: FloatArray
-    shift_ppm: FloatArray
     truth_ppm: FloatArray
     brain: BoolArray
     labels: LabelArray
     fractions: tuple[FloatArray, ...]
 
 
-def _paint(head: Head, protocol: Protocol, axes: Axes, bias: Chart) -> _Object:
-    """Paint the head slab by slab."""
+def _paint(head: Head, protocol: Protocol, axes: Axes) -> _Object:
+    """Paint the head, some rows along y at a time."""
     factor, fine, coarse = protocol.oversampling, protocol.fine_shape, protocol.shape
-    signal = np.array([steady_state(t, protocol.tr_s, protocol.flip_deg) for t in head.tissues], dtype=np.float32)
-    r2s = np.array([t.r2s_hz for t in head.tissues], dtype=np.float32)
-    shift = np.array([t.shift_ppm for t in head.tissues], dtype=np.float32)
-    profile = slab_profile(fine[2])
     obj = _Object(
+        label=np.empty(fine, dtype=np.uint8),
         chi_ppm=np.empty(fine, dtype=np.float32),
-        amplitude=np.empty(fine, dtype=np.float32),
-        r2s_hz=np.empty(fine, dtype=np.float32),
-        shift_ppm=np.empty(fine, dtype=np.float32),
         truth_ppm=np.empty(coarse, dtype=np.float32),
         brain=np.empty(coarse, dtype=np.bool_),
         labels=np.empty(coarse, dtype=np.uint8),
         fractions=tuple(np.zeros(coarse, dtype=np.float32) for _ in head.lesions),
     )
 
-    def slab(own: slice, acquired: slice) -> None:
-        here = (axes[0], axes[1], axes[2][own])
-        painted = head.paint(here)
-        obj.chi_ppm[..., own] = painted.chi_ppm
-        received = bias.on(here) * profile[own]
-        obj.amplitude[..., own] = signal[painted.label] * (1 + 0.03 * painted.texture) * received
-        obj.r2s_hz[..., own] = r2s[painted.label] * (1 + 0.06 * painted.texture)
-        obj.shift_ppm[..., own] = shift[painted.label]
-        obj.truth_ppm[..., acquired] = box_mean(painted.chi_ppm, factor)
+    def block(acquired: slice) -> None:
+        own = slice(acquired.start * factor, acquired.stop * factor)
+        painted = head.paint((axes[0], axes[1][own], axes[2]))
+        obj.label[:, own], obj.chi_ppm[:, own] = painted.label, painted.chi_ppm
+        obj.truth_ppm[:, acquired] = box_mean(painted.chi_ppm, factor)
         inside, foreign = box_mean(painted.brain, factor), box_mean(painted.foreign, factor)
-        obj.brain[..., acquired] = (inside >= 0.5) & (foreign == 0)
-        x, y, z = obj.labels[..., acquired].shape
-        cubes = painted.label.reshape(x, factor, y, factor, z, factor)
-        low, high = cubes.min(axis=(1, 3, 5)), cubes.max(axis=(1, 3, 5))
-        obj.labels[..., acquired] = np.where(low == high, low, MIXED)
+        obj.brain[:, acquired] = (inside >= 0.5) & (foreign == 0)
+        obj.labels[:, acquired] = _pure(painted.label, factor)
         for index, fraction in enumerate(obj.fractions):
             own_voxels = painted.chi_label == head.label_of(index)
             if own_voxels.any():
-                fraction[..., acquired] = box_mean(own_voxels, factor)
+                fraction[:, acquired] = box_mean(own_voxels, factor)
 
-    in_slabs(protocol.shape[2], factor, slab)
+    in_blocks(coarse[1], ROWS, block)
     return obj
+
+
+def _pure(label: LabelArray, factor: int) -> LabelArray:
+    """The label of cubes that hold one alone, else ``MIXED``."""
+    corner = label[::factor, ::factor, ::factor]
+    pure = np.ones(corner.shape, dtype=np.bool_)
+    for i, j, k in np.ndindex(factor, factor, factor):
+        pure &= label[i::factor, j::factor, k::factor] == corner
+    return np.where(pure, corner, np.uint8(MIXED))
 
 
 def _placed(head: Head, index: int, obj: _Object, protocol: Protocol) -> PlacedLesion:
@@ -188,31 +182,56 @@ def _placed(head: Head, index: int, obj: _Object, protocol: Protocol) -> PlacedL
     )
 
 
-def _images(obj: _Object, field_hz: FloatArray, offset_rad: Chart, axes: Axes, protocol: Protocol) -> ComplexArray:
-    r"""Noise-free images, complex64 (E, X, Y, Z).
+def _images(
+    head: Head, obj: _Object, field_hz: FloatArray, receiver: tuple[Chart, Chart], axes: Axes, protocol: Protocol
+) -> Iterator[ComplexArray]:
+    r"""Noise-free images, complex64 (X, Y, Z), one echo after the other.
 
     .. math:: s(t) = A e^{-R_2^* t - G t^2} e^{i (2 \pi f t + \phi_0)}, \quad G = \pi^2/6 \sum_a (h_a \partial_a f)^2
 
     G is what the field's slope dephases inside one fine voxel of edges h: sinc(x) = exp(-(pi x)^2 / 6) + O(x^4).
     """
-    factor, fine = protocol.oversampling, protocol.fine_shape
-    slope = squared_steps(field_hz)
-    slope *= np.float32(np.pi**2 / 6)
-    field_hz += np.float32(protocol.f0_mhz) * obj.shift_ppm
-    images = np.empty((len(protocol.te_s), *protocol.shape), dtype=np.complex64)
-    for echo, te_s in enumerate(protocol.te_s):
-        t = np.float32(te_s)
-        half_done = np.empty((*protocol.shape[:2], fine[2]), dtype=np.complex64)
+    factor, fine, (nx, _, nz) = protocol.oversampling, protocol.fine_shape, protocol.shape
+    tables = np.array(
+        [
+            (steady_state(t, protocol.tr_s, protocol.flip_deg), t.r2s_hz, protocol.f0_mhz * t.shift_ppm)
+            for t in head.tissues
+        ],
+        dtype=np.float32,
+    ).T.copy()
+    profile = slab_profile(fine[2])
+    lines = np.empty((len(protocol.te_s), nx, fine[1], nz), dtype=np.complex64)
 
-        def slab(own: slice, _: slice, t: np.float32 = t, out: ComplexArray = half_done) -> None:
-            here = (axes[0], axes[1], axes[2][own])
-            envelope = obj.amplitude[..., own] * np.exp(-t * (obj.r2s_hz[..., own] + t * slope[..., own]))
-            angle = np.float32(2 * np.pi) * t * field_hz[..., own] + offset_rad.on(here)
-            signal = np.empty(angle.shape, dtype=np.complex64)
-            np.multiply(envelope, np.cos(angle), out=signal.real)
-            np.multiply(envelope, np.sin(angle), out=signal.imag)
-            out[..., own] = decimate(decimate(signal, 0, factor), 1, factor)
+    def block(own: slice) -> None:
+        here = (axes[0], axes[1][own], axes[2])
+        received, offset_rad = (chart.on(here) for chart in receiver)
+        received *= profile
+        amplitude, r2s_hz, slope, omega = (np.empty(received.shape, dtype=np.float32) for _ in range(4))
+        texture, start = head.charts["texture"].on(here), own.start
+        kernels.spins(obj.label, texture, received, field_hz, start, tables, amplitude, r2s_hz, slope, omega)
+        signal = np.empty(received.shape, dtype=np.complex64)
+        for echo, te_s in enumerate(protocol.te_s):
+            kernels.echo(amplitude, r2s_hz, slope, omega, offset_rad, np.float32(te_s), signal)
+            lines[echo, :, own] = decimate(decimate(signal, 2, factor), 0, factor)
 
-        in_slabs(protocol.shape[2], factor, slab)
-        images[echo] = decimate(half_done, 2, factor)
-    return images
+    in_blocks(fine[1], ROWS * factor, block)
+    for read in lines:
+        image = np.empty(protocol.shape, dtype=np.complex64)
+
+        def phase_encoding(own: slice, read: ComplexArray = read, image: ComplexArray = image) -> None:
+            image[own] = decimate(read[own], 1, factor)
+
+        in_blocks(nx, 8, phase_encoding)
+        yield image
+
+
+def _add_noise(
+    rng: np.random.Generator, image: ComplexArray, sd: np.float32, magnitude: FloatArray, phase: FloatArray
+) -> None:
+    """Magnitude and phase of an image with complex noise, into the last two."""
+    real, imaginary = (rng.standard_normal(image.shape, dtype=np.float32) for _ in range(2))
+
+    def block(own: slice) -> None:
+        kernels.noisy(image[own], real[own], imaginary[own], sd, magnitude[own], phase[own])
+
+    in_blocks(len(image), 8, block)
