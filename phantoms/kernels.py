@@ -147,3 +147,46 @@ def noisy(
                 re, im = image[x, y, z].real + sd * real[x, y, z], image[x, y, z].imag + sd * imaginary[x, y, z]
                 magnitude[x, y, z] = np.sqrt(re * re + im * im)
                 phase[x, y, z] = argument(re, im)
+
+
+# S(n) = 1/F sum_x s(x) exp(-2 pi i n (x - (F - 1)/2 + F w(x) / (2 pi b)) / N),  N fine points, F of them per voxel
+@kernel(parallel=False)
+def displaced(signal: ComplexArray, omega: FloatArray, per_hz: Any, factor: int, spectrum: ComplexArray) -> None:
+    """Lowest frequencies along x of points displaced by their off-resonance, into ``spectrum`` (n, Y, Z).
+
+    ``omega`` in rad/s; ``per_hz`` is 1 / b, in acquired voxels per Hz. The turn from one n to the next is a product;
+    16 lines at a time.
+    """
+    nx, ny, nz = signal.shape
+    count, lanes = spectrum.shape[0], 16
+    first = count // 2
+    re, im = np.empty((2, count, lanes), dtype=np.float32)
+    p, q, u, v = np.empty((4, lanes), dtype=np.float32)
+    middle, per_point, scale = 0.5 * (factor - 1), -2 * np.pi / nx, ONE / np.float32(factor)
+    fine_per_rad = factor * per_hz / (2 * np.pi)
+    for y in range(ny):
+        for start in range(0, nz, lanes):
+            width = min(lanes, nz - start)
+            re[:], im[:], p[:], q[:], u[:], v[:] = ZERO, ZERO, ZERO, ZERO, ZERO, ZERO
+            for x in range(nx):
+                line, turn = signal[x, y, start : start + width], omega[x, y, start : start + width]
+                seen = False
+                for j in range(width):
+                    seen = seen or line[j].real != ZERO or line[j].imag != ZERO
+                if not seen:
+                    continue
+                for j in range(width):
+                    # In float64: what is wrong with a turn grows with the number of products.
+                    step = per_point * (x - middle + fine_per_rad * turn[j])
+                    u[j], v[j] = np.cos(step), np.sin(step)
+                    c, s = scale * np.float32(np.cos(-first * step)), scale * np.float32(np.sin(-first * step))
+                    p[j] = line[j].real * c - line[j].imag * s
+                    q[j] = line[j].real * s + line[j].imag * c
+                for n in range(count):
+                    for j in range(lanes):
+                        re[n, j] += p[j]
+                        im[n, j] += q[j]
+                        p[j], q[j] = p[j] * u[j] - q[j] * v[j], p[j] * v[j] + q[j] * u[j]
+            for n in range(count):
+                for j in range(width):
+                    spectrum[(n - first) % count, y, start + j] = complex(re[n, j], im[n, j])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from phantoms.effects import Bipolar, Flow, Motion
 from recon.types import GAMMA_MHZ_PER_T, BadInput, Geometry, Shape, Vector
 
 
@@ -27,6 +28,11 @@ class Protocol:
     shading
         Exponent of the coil's receive sensitivity: at 1 the rim of the brain is about 1.7 times as bright as its
         centre, at 2 three times.
+    bandwidth_hz
+        Bandwidth of the readout per acquired voxel in Hz: whatever precesses faster by this much appears one voxel
+        farther along x, in echoes read backwards one voxel nearer. ``None``: nothing is displaced.
+    bipolar, flow, motion
+        What else spoils the scan, see :mod:`phantoms.effects`; ``None``: nothing.
     """
 
     shape: Shape
@@ -39,6 +45,10 @@ class Protocol:
     snr: float = 60.0
     oversampling: int = 2
     shading: float = 1.0
+    bandwidth_hz: float | None = None
+    bipolar: Bipolar | None = None
+    flow: Flow | None = None
+    motion: Motion | None = None
 
     def __post_init__(self) -> None:
         if min(self.shape) < 8 or self.oversampling < 1:
@@ -47,6 +57,8 @@ class Protocol:
             raise BadInput(f"te_s must lie between 0 and tr_s = {self.tr_s}, got {self.te_s}")
         if self.snr <= 0:
             raise BadInput(f"snr must be positive, got {self.snr}")
+        if self.bandwidth_hz is not None and self.bandwidth_hz <= 0:
+            raise BadInput(f"bandwidth_hz must be positive, got {self.bandwidth_hz}")
 
     @property
     def f0_mhz(self) -> float:

@@ -7,7 +7,6 @@ grid that made its data. Knows nothing about files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,19 +18,15 @@ from phantoms.lesions import Lesion
 from phantoms.physics import (
     box_mean,
     centred_axes,
-    decimate,
     dipole_field,
     in_blocks,
-    slab_profile,
-    steady_state,
 )
 from phantoms.protocol import SMALL_PROTOCOL, Protocol
 from phantoms.receiver import receive_coils, shim
-from phantoms.shapes import Axes, Chart
+from phantoms.sequence import ROWS, images
+from phantoms.shapes import Axes
 from recon.types import Acquisition, BadInput, BoolArray, ComplexArray, FloatArray
 
-ROWS = 4
-"""Rows of acquired voxels along y that are worked on together: their arrays stay in the cache."""
 MIXED = 255
 """The label of an acquired voxel that holds more than one tissue."""
 
@@ -104,7 +99,7 @@ def simulate(head: Head, protocol: Protocol = SMALL_PROTOCOL, seed: int = 0) -> 
     magnitude = np.empty((len(protocol.te_s), *protocol.shape), dtype=np.float32)
     phase = np.empty_like(magnitude)
     sd = np.float32(0)
-    for echo, image in enumerate(_images(head, obj, field_hz, (bias, offset_rad), axes, protocol)):
+    for echo, image in enumerate(images(head, obj.label, field_hz, (bias, offset_rad), protocol, seed)):
         if echo == 0:
             sd = np.float32(np.abs(image[white]).mean() / protocol.snr)
         _add_noise(rng, image, sd, magnitude[echo], phase[echo])
@@ -180,49 +175,6 @@ def _placed(head: Head, index: int, obj: _Object, protocol: Protocol) -> PlacedL
         volume_mm3=float(fraction.sum(dtype=np.float64) * np.prod(protocol.voxel_mm)),
         mean_chi_ppm=float(obj.truth_ppm[mask].mean(dtype=np.float64)) if mask.any() else float("nan"),
     )
-
-
-def _images(
-    head: Head, obj: _Object, field_hz: FloatArray, receiver: tuple[Chart, Chart], axes: Axes, protocol: Protocol
-) -> Iterator[ComplexArray]:
-    r"""Noise-free images, complex64 (X, Y, Z), one echo after the other.
-
-    .. math:: s(t) = A e^{-R_2^* t - G t^2} e^{i (2 \pi f t + \phi_0)}, \quad G = \pi^2/6 \sum_a (h_a \partial_a f)^2
-
-    G is what the field's slope dephases inside one fine voxel of edges h: sinc(x) = exp(-(pi x)^2 / 6) + O(x^4).
-    """
-    factor, fine, (nx, _, nz) = protocol.oversampling, protocol.fine_shape, protocol.shape
-    tables = np.array(
-        [
-            (steady_state(t, protocol.tr_s, protocol.flip_deg), t.r2s_hz, protocol.f0_mhz * t.shift_ppm)
-            for t in head.tissues
-        ],
-        dtype=np.float32,
-    ).T.copy()
-    profile = slab_profile(fine[2])
-    lines = np.empty((len(protocol.te_s), nx, fine[1], nz), dtype=np.complex64)
-
-    def block(own: slice) -> None:
-        here = (axes[0], axes[1][own], axes[2])
-        received, offset_rad = (chart.on(here) for chart in receiver)
-        received *= profile
-        amplitude, r2s_hz, slope, omega = (np.empty(received.shape, dtype=np.float32) for _ in range(4))
-        texture, start = head.charts["texture"].on(here), own.start
-        kernels.spins(obj.label, texture, received, field_hz, start, tables, amplitude, r2s_hz, slope, omega)
-        signal = np.empty(received.shape, dtype=np.complex64)
-        for echo, te_s in enumerate(protocol.te_s):
-            kernels.echo(amplitude, r2s_hz, slope, omega, offset_rad, np.float32(te_s), signal)
-            lines[echo, :, own] = decimate(decimate(signal, 2, factor), 0, factor)
-
-    in_blocks(fine[1], ROWS * factor, block)
-    for read in lines:
-        image = np.empty(protocol.shape, dtype=np.complex64)
-
-        def phase_encoding(own: slice, read: ComplexArray = read, image: ComplexArray = image) -> None:
-            image[own] = decimate(read[own], 1, factor)
-
-        in_blocks(nx, 8, phase_encoding)
-        yield image
 
 
 def _add_noise(
