@@ -21,8 +21,9 @@ from scipy.ndimage import distance_transform_edt
 from phantoms.anatomy import Head, head
 from phantoms.lesions import Lesion, random_lesions
 from phantoms.physics import centred_axes
+from phantoms.protocol import REFERENCE_PROTOCOL, Protocol
 from phantoms.score import LesionScore, lesion_table, nrmse_percent, tissue_rmse_ppb
-from phantoms.simulate import REFERENCE_PROTOCOL, Phantom, Protocol, simulate
+from phantoms.simulate import Phantom, simulate
 from recon.pipeline import reconstruct
 from recon.recipe import RECIPES, Recipe
 from recon.types import FloatArray, Vector

@@ -28,7 +28,8 @@ import numpy as np
 
 from benchmarks.floor import Machine, Size, measured, needs
 from phantoms.anatomy import head
-from phantoms.simulate import REFERENCE_PROTOCOL, SMALL_PROTOCOL, simulate
+from phantoms.protocol import REFERENCE_PROTOCOL, SMALL_PROTOCOL
+from phantoms.simulate import simulate
 from recon.coarse import halving
 from recon.grid import WorkGrid
 from recon.kernels import threads

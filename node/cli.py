@@ -200,8 +200,9 @@ def phantom(
 
     from phantoms.anatomy import head
     from phantoms.bids import write_bids
+    from phantoms.protocol import REFERENCE_PROTOCOL, SMALL_PROTOCOL
     from phantoms.scanner import write_dicom
-    from phantoms.simulate import REFERENCE_PROTOCOL, SMALL_PROTOCOL, simulate
+    from phantoms.simulate import simulate
 
     protocol = REFERENCE_PROTOCOL if size is Size.REFERENCE else SMALL_PROTOCOL
     made = simulate(head(seed), protocol, seed)

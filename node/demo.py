@@ -23,9 +23,10 @@ from node import __version__, loopback, page, pictures
 from node.roundtrip import peers, read_series, wait
 from node.steps import Steps
 from phantoms.anatomy import head
+from phantoms.protocol import SMALL_PROTOCOL, Protocol
 from phantoms.scanner import write_dicom
 from phantoms.score import lesion_table
-from phantoms.simulate import SMALL_PROTOCOL, Phantom, Protocol, simulate
+from phantoms.simulate import Phantom, simulate
 
 SEED = 1
 

@@ -96,7 +96,8 @@ def warm(folder: Path, tell: Callable[[str, float], None] = lambda _what, _done:
         Told which method runs, and how much is done, 0 to 1.
     """
     from phantoms.anatomy import head  # noqa: PLC0415  brings numba along
-    from phantoms.simulate import Protocol, simulate  # noqa: PLC0415
+    from phantoms.protocol import Protocol  # noqa: PLC0415
+    from phantoms.simulate import simulate  # noqa: PLC0415
     from recon.pipeline import reconstruct  # noqa: PLC0415
 
     start_s, before = time.monotonic(), set(compiled(folder))

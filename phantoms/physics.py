@@ -5,14 +5,18 @@ Shares no numerics with ``recon``, on purpose: a common dipole kernel would hide
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
 from phantoms.atlas import Tissue
+from phantoms.kernels import dipole
 from phantoms.shapes import Axes
 from recon.kernels import threads
-from recon.types import ComplexArray, FloatArray, Shape, Vector
+from recon.types import BoolArray, ComplexArray, FloatArray, Shape, Vector
 
 
 def centred_axes(shape: Shape, voxel_mm: Vector) -> Axes:
@@ -23,11 +27,21 @@ def centred_axes(shape: Shape, voxel_mm: Vector) -> Axes:
     return x, y, z
 
 
-def box_mean(volume: npt.NDArray[np.generic], factor: int) -> FloatArray:
+def in_blocks(count: int, size: int, work: Callable[[slice], None]) -> None:
+    """Run ``work`` on blocks of ``size`` of ``count`` indices, on every core."""
+    blocks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    with ThreadPoolExecutor(threads()) as pool:
+        for _ in pool.map(work, blocks):
+            pass
+
+
+def box_mean(volume: FloatArray | BoolArray, factor: int) -> FloatArray:
     """Mean over cubes of ``factor`` voxels along each edge, float32."""
-    x, y, z = (n // factor for n in volume.shape)
-    cubes = volume.reshape(x, factor, y, factor, z, factor)
-    return np.asarray(cubes.mean(axis=(1, 3, 5), dtype=np.float32))
+    total = np.zeros([n // factor for n in volume.shape], dtype=np.float32)
+    for i, j, k in np.ndindex(factor, factor, factor):
+        total += volume[i::factor, j::factor, k::factor]
+    total *= np.float32(1 / factor**3)
+    return total
 
 
 def decimate(volume: npt.NDArray[np.generic], axis: int, factor: int) -> ComplexArray:
@@ -38,12 +52,20 @@ def decimate(volume: npt.NDArray[np.generic], axis: int, factor: int) -> Complex
     """
     fine = volume.shape[axis]
     coarse = fine // factor
+    rising = (coarse + 1) // 2
     spectrum = scipy.fft.fft(volume, axis=axis)
     order = scipy.fft.fftfreq(coarse, 1 / coarse)
-    kept = np.take(spectrum, order.astype(np.intp) % fine, axis=axis)
-    ramp = np.exp(1j * np.pi * order * (factor - 1) / fine) / factor
-    kept *= ramp.astype(np.complex64).reshape([-1 if i == axis else 1 for i in range(3)])
-    return np.asarray(scipy.fft.ifft(kept, axis=axis, overwrite_x=True), dtype=np.complex64)
+    ramp = (np.exp(1j * np.pi * order * (factor - 1) / fine) / factor).astype(np.complex64)
+    kept = np.empty([coarse if i == axis else n for i, n in enumerate(volume.shape)], dtype=np.complex64)
+    for here, there in ((slice(rising), slice(rising)), (slice(rising, None), slice(fine - coarse + rising, None))):
+        shape = [-1 if i == axis else 1 for i in range(volume.ndim)]
+        np.multiply(spectrum[_along(axis, there)], ramp[here].reshape(shape), out=kept[_along(axis, here)])
+    return np.asarray(scipy.fft.ifft(kept, axis=axis, overwrite_x=True))
+
+
+def _along(axis: int, part: slice) -> tuple[slice, ...]:
+    """Index of a part of a volume along one axis."""
+    return (*[slice(None)] * axis, part)
 
 
 def dipole_field(chi_ppm: FloatArray, voxel_mm: Vector, b0_dir: Vector, padding: float = 1.5) -> FloatArray:
@@ -52,21 +74,36 @@ def dipole_field(chi_ppm: FloatArray, voxel_mm: Vector, b0_dir: Vector, padding:
     The volume goes on beyond its faces as it is on them (the neck goes on, air stays air), over ``padding`` times
     its size; the constant part of the field is 0. (Salomir R. et al., Concepts Magn Reson 2003;19B:26.)
     """
-    shape = tuple(_odd_size(int(np.ceil(n * padding))) for n in chi_ppm.shape)
+    shape = [_odd_size(int(np.ceil(n * padding))) for n in chi_ppm.shape]
     margins = [((p - n) // 2, p - n - (p - n) // 2) for p, n in zip(shape, chi_ppm.shape, strict=True)]
-    spectrum = scipy.fft.rfftn(np.pad(chi_ppm, margins, mode="edge"), workers=threads())
-    b = np.asarray(b0_dir, dtype=np.float64) / np.linalg.norm(b0_dir)
+    inner = [slice(before, before + n) for (before, _), n in zip(margins, chi_ppm.shape, strict=True)]
+    b = (np.asarray(b0_dir, dtype=np.float64) / np.linalg.norm(b0_dir)).astype(np.float32)
     kx, ky = (scipy.fft.fftfreq(n, h).astype(np.float32) for n, h in zip(shape[:2], voxel_mm[:2], strict=True))
     kz = scipy.fft.rfftfreq(shape[2], voxel_mm[2]).astype(np.float32)
-    in_plane, along = ky[:, None] ** 2 + kz**2, np.float32(b[1]) * ky[:, None] + np.float32(b[2]) * kz
-    for i, k in enumerate(kx):
-        square = in_plane + k * k
-        square[square == 0] = np.inf
-        spectrum[i] *= np.float32(1 / 3) - (along + np.float32(b[0]) * k) ** 2 / square
-    spectrum[0, 0, 0] = 0
-    field = scipy.fft.irfftn(spectrum, shape, workers=threads(), overwrite_x=True)
-    inner = tuple(slice(before, before + n) for (before, _), n in zip(margins, chi_ppm.shape, strict=True))
-    return np.ascontiguousarray(field[inner], dtype=np.float32)
+    # Padding along one axis is the same before and after a transform along another: lines of padding are left out.
+    spectrum = np.empty((*chi_ppm.shape[:2], kz.size), dtype=np.complex64)
+    field = np.empty(chi_ppm.shape, dtype=np.float32)
+
+    def pad(block: npt.NDArray[np.inexact], axis: int) -> npt.NDArray[np.inexact]:
+        return np.pad(block, [margins[i] if i == axis else (0, 0) for i in range(3)], mode="edge")
+
+    def forward(own: slice) -> None:
+        spectrum[own] = scipy.fft.rfft(pad(chi_ppm[own], 2), axis=2)
+
+    def planes(own: slice) -> None:
+        block = scipy.fft.fft(pad(spectrum[..., own], 1), axis=1, overwrite_x=True)
+        block = scipy.fft.fft(pad(block, 0), axis=0, overwrite_x=True)
+        dipole(block, kx, ky, kz[own], b)
+        block = scipy.fft.ifft(block, axis=0, overwrite_x=True)[inner[0]]
+        spectrum[..., own] = scipy.fft.ifft(block, axis=1)[:, inner[1]]
+
+    def backward(own: slice) -> None:
+        field[own] = scipy.fft.irfft(spectrum[own], shape[2], axis=2)[..., inner[2]]
+
+    in_blocks(chi_ppm.shape[0], 8, forward)
+    in_blocks(kz.size, 8, planes)
+    in_blocks(chi_ppm.shape[0], 8, backward)
+    return field
 
 
 def _odd_size(n: int) -> int:
@@ -88,13 +125,3 @@ def slab_profile(slices: int) -> FloatArray:
     to_end = (np.arange(slices) + 0.5) / slices
     rise = np.clip(np.minimum(to_end, 1 - to_end) / 0.04, 0, 1)
     return np.asarray(np.sin(np.pi / 2 * rise) ** 2, dtype=np.float32)
-
-
-def squared_steps(field: FloatArray) -> FloatArray:
-    """Sum over the axes of the squared central difference between neighbours, per voxel."""
-    total = np.zeros_like(field)
-    for axis in range(3):
-        step = np.gradient(field, axis=axis)
-        step *= step
-        total += step
-    return total

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
+from phantoms.kernels import trilinear
 from recon.kernels import threads
 from recon.types import FloatArray, Shape, Vector
 
@@ -20,13 +22,16 @@ Axes = tuple[FloatArray, FloatArray, FloatArray]
 """The x, y, z coordinates in mm of a rectilinear grid: three float32 vectors."""
 
 
+@lru_cache(1024)
 def rotation(angles_deg: Vector) -> npt.NDArray[np.float64]:
-    """The matrix that turns by ``angles_deg`` about x, then y, then z."""
+    """The matrix that turns by ``angles_deg`` about x, then y, then z; read-only."""
     (cx, sx), (cy, sy), (cz, sz) = ((np.cos(a), np.sin(a)) for a in np.deg2rad(angles_deg))
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return np.asarray(about_z @ about_y @ about_x)
+    turn = np.asarray(about_z @ about_y @ about_x)
+    turn.flags.writeable = False
+    return turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,25 +149,26 @@ def cut(axes: Axes, part: tuple[slice, slice, slice]) -> Axes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chart:
-    """A volume on a regular grid of the head, read between its points linearly and beyond its faces as on them."""
+    """A volume on a regular grid of the head, read between its points linearly and beyond its faces as on them.
+
+    ``values`` float32 (X, Y, Z), C-ordered.
+    """
 
     values: FloatArray
     axes: Axes
 
     def on(self, axes: Axes) -> FloatArray:
-        """The volume on another rectilinear grid; one axis after the other, the last first."""
-        result = self.values
-        for axis in (2, 1, 0):
-            own = self.axes[axis]
-            place = np.clip((axes[axis] - own[0]) / (own[1] - own[0]), 0, own.size - 1)
-            below = np.minimum(place.astype(np.intp), own.size - 2)
-            share = (place - below).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
-            low, high = result.take(below, axis=axis), result.take(below + 1, axis=axis)
-            high -= low
-            high *= share
-            high += low
-            result = high
+        """The volume on another rectilinear grid."""
+        result = np.empty((axes[0].size, axes[1].size, axes[2].size), dtype=np.float32)
+        trilinear(self.values, *self._places(axes, 0), *self._places(axes, 1), *self._places(axes, 2), result)
         return result
+
+    def _places(self, axes: Axes, axis: int) -> tuple[npt.NDArray[np.intp], FloatArray]:
+        """The point below each coordinate, and the share of the way to the next one."""
+        own = self.axes[axis]
+        place = np.clip((axes[axis] - own[0]) / (own[1] - own[0]), 0, own.size - 1)
+        below = np.minimum(place.astype(np.intp), own.size - 2)
+        return below, (place - below).astype(np.float32)
 
 
 def random_field(

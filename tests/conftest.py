@@ -92,8 +92,9 @@ def eventually() -> Callable[..., None]:
 def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The smallest study that is reconstructed, as scanner files: 3 echoes, 16 slices; magnitude first."""
     from phantoms.anatomy import head  # noqa: PLC0415  numba is imported after the settings above
+    from phantoms.protocol import Protocol  # noqa: PLC0415
     from phantoms.scanner import write_dicom  # noqa: PLC0415
-    from phantoms.simulate import Protocol, simulate  # noqa: PLC0415
+    from phantoms.simulate import simulate  # noqa: PLC0415
 
     protocol = Protocol((32, 40, 16), (6.0, 6.0, 10.0), te_s=(0.006, 0.014, 0.022), tr_s=0.05, flip_deg=20.0)
     return write_dicom(simulate(head(1), protocol, 1), tmp_path_factory.mktemp("tiny-study"))

@@ -18,8 +18,9 @@ from phantoms.atlas import LABEL
 from phantoms.charts import CHART_MM
 from phantoms.lesions import Lesion
 from phantoms.physics import centred_axes
+from phantoms.protocol import Protocol
 from phantoms.shapes import Chart
-from phantoms.simulate import Phantom, Protocol, simulate
+from phantoms.simulate import Phantom, simulate
 from recon.mask import AutoMask, automatic_mask
 from recon.morphology import closed
 from recon.types import BoolArray

@@ -7,8 +7,9 @@ import pytest
 
 from phantoms.anatomy import head
 from phantoms.lesions import random_lesion
+from phantoms.protocol import SMALL_PROTOCOL
 from phantoms.score import lesion_table, nrmse_percent, tissue_rmse_ppb
-from phantoms.simulate import SMALL_PROTOCOL, simulate
+from phantoms.simulate import simulate
 from recon.pipeline import reconstruct
 
 pytestmark = pytest.mark.xdist_group("accuracy")

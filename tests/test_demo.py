@@ -15,11 +15,12 @@ import pydicom
 import pytest
 from rich.console import Console
 
-from node import demo, loopback, page, pictures
+from node import demo, loopback, page, pictures, roundtrip
 from node.errors import TransientError
 from phantoms.anatomy import head
+from phantoms.protocol import SMALL_PROTOCOL
 from phantoms.scanner import Vendor, write_dicom
-from phantoms.simulate import SMALL_PROTOCOL, simulate
+from phantoms.simulate import simulate
 from recon.types import FloatArray, Geometry
 
 COARSE = replace(SMALL_PROTOCOL, shape=(72, 72, 52), voxel_mm=(2.8, 2.8, 2.8), te_s=SMALL_PROTOCOL.te_s[:4:2])
@@ -137,7 +138,7 @@ def test_sign_is_right_only_for_the_right_sign() -> None:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scanner closes its association, so a second of quiet is enough."""
-    monkeypatch.setattr(demo, "QUIET_S", 1.0)
+    monkeypatch.setattr(roundtrip, "QUIET_S", 1.0)
 
 
 @pytest.mark.usefixtures("hurried")

@@ -22,8 +22,9 @@ from node.headers import read_header
 from node.inherit import INHERITED
 from node.load import load
 from node.provenance import SHORT_TEXT, parameters
+from phantoms.protocol import SMALL_PROTOCOL
 from phantoms.scanner import write_dicom
-from phantoms.simulate import SMALL_PROTOCOL, Phantom
+from phantoms.simulate import Phantom
 from recon.inversion.tv import NonlinearTv
 from recon.pipeline import Result
 from recon.recipe import Recipe

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from phantoms.anatomy import head
 from phantoms.lesions import random_lesion
+from phantoms.protocol import SMALL_PROTOCOL
 from phantoms.score import lesion_table
-from phantoms.simulate import SMALL_PROTOCOL, simulate
+from phantoms.simulate import simulate
 from recon.pipeline import reconstruct
 
 FIELD_OF_VIEW_MM = (170, 210)

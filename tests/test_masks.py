@@ -22,7 +22,8 @@ from node.load import load
 from node.masks import read_mask
 from node.offline import reconstruct_folder
 from phantoms.bids import ras_affine, write_bids
-from phantoms.simulate import SMALL_PROTOCOL, Phantom
+from phantoms.protocol import SMALL_PROTOCOL
+from phantoms.simulate import Phantom
 from recon.types import Geometry
 
 AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

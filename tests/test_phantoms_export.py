@@ -13,8 +13,9 @@ import pytest
 from phantoms.anatomy import head
 from phantoms.bids import write_bids
 from phantoms.lesions import Lesion
+from phantoms.protocol import SMALL_PROTOCOL
 from phantoms.score import lesion_table, nrmse_percent, tissue_rmse_ppb
-from phantoms.simulate import SMALL_PROTOCOL, Phantom, simulate
+from phantoms.simulate import Phantom, simulate
 from recon.types import BadInput
 
 OBLIQUE = replace(

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from phantoms import metrics
 from phantoms.anatomy import head
 from phantoms.lesions import Lesion
+from phantoms.protocol import SMALL_PROTOCOL
 from phantoms.score import Scores, nrmse_percent, scores, tissue_rmse_ppb
-from phantoms.simulate import SMALL_PROTOCOL, Phantom, PlacedLesion, simulate
+from phantoms.simulate import Phantom, PlacedLesion, simulate
 from recon.pipeline import reconstruct
 from recon.types import BadInput
 

@@ -21,9 +21,10 @@ from node.headers import read_header
 from node.load import load
 from phantoms.anatomy import head
 from phantoms.lesions import Lesion
+from phantoms.protocol import SMALL_PROTOCOL
 from phantoms.scanner import Vendor, as_stored, philips, siemens, write_dicom
 from phantoms.scanner.pixels import PhaseCode
-from phantoms.simulate import SMALL_PROTOCOL, Phantom, simulate
+from phantoms.simulate import Phantom, simulate
 from recon.pipeline import reconstruct
 from recon.recipe import Recipe
 

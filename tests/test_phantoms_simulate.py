@@ -8,19 +8,17 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import ndimage
 
 from phantoms.anatomy import Head, head
 from phantoms.atlas import LABEL, TISSUES
 from phantoms.lesions import Lesion
-from phantoms.physics import dipole_field, steady_state
-from phantoms.simulate import (
-    REFERENCE_PROTOCOL,
-    SMALL_PROTOCOL,
-    Phantom,
-    Protocol,
-    simulate,
-)
-from recon.types import BadInput, BoolArray
+from phantoms.physics import centred_axes, dipole_field, steady_state
+from phantoms.protocol import REFERENCE_PROTOCOL, SMALL_PROTOCOL, Protocol
+from phantoms.sequence import images
+from phantoms.shapes import Chart
+from phantoms.simulate import Phantom, simulate
+from recon.types import BadInput, BoolArray, FloatArray, Vector
 
 TINY = replace(SMALL_PROTOCOL, shape=(48, 48, 32), voxel_mm=(4.3, 4.3, 4.5), te_s=(0.006, 0.012, 0.018))
 LESIONS = (
@@ -61,6 +59,15 @@ def test_the_same_arguments_give_the_same_phantom() -> None:
     np.testing.assert_array_equal(again.chi_ppm, phantom().chi_ppm)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_number_of_threads_changes_no_bit(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phantoms.physics.threads", lambda: threads)
+    again = simulate(known_head(LESIONS), TINY)
+    np.testing.assert_array_equal(again.acquisition.magnitude, phantom().acquisition.magnitude)
+    np.testing.assert_array_equal(again.acquisition.phase, phantom().acquisition.phase)
+    np.testing.assert_array_equal(again.chi_ppm, phantom().chi_ppm)
+
+
 def test_another_scan_has_other_noise_and_the_same_truth() -> None:
     other = phantom(seed=1)
     np.testing.assert_array_equal(other.chi_ppm, phantom().chi_ppm)
@@ -90,6 +97,18 @@ def test_snr_is_that_of_white_matter_at_the_first_echo() -> None:
     other = phantom(replace(TINY, snr=30))
     sigma = np.std(image(other) - image(phantom(replace(TINY, snr=1e9)))) / np.sqrt(2)
     assert measured / sigma == pytest.approx(30, rel=0.01)
+
+
+def test_magnitude_of_air_is_rayleigh() -> None:
+    """Where there is no signal: mean sqrt(pi / 2), mean square 2 standard deviations of a channel."""
+    clean = phantom(replace(TINY, snr=1e9)).acquisition.magnitude[0]
+    scan = phantom(replace(TINY, snr=20))
+    sigma = clean[eroded_white_matter(scan)].mean() / 20
+    air = scan.acquisition.magnitude[0][clean < 0.02 * sigma].astype(np.float64) / sigma
+    assert air.size > 500
+    # Six standard errors.
+    assert air.mean() == pytest.approx(np.sqrt(np.pi / 2), abs=6 * np.sqrt((2 - np.pi / 2) / air.size))
+    assert np.square(air).mean() == pytest.approx(2, abs=6 * 2 / np.sqrt(air.size))
 
 
 def test_white_matter_decays_with_its_r2s() -> None:
@@ -128,6 +147,60 @@ def test_phase_rises_with_the_field(b0_dir: tuple[float, float, float]) -> None:
     assert slope == pytest.approx(1, abs=0.1)
 
 
+def gained_ppm(chi_ppm: FloatArray, protocol: Protocol) -> npt.NDArray[np.float64]:
+    """Field that the phase between two echoes shows, of white matter with this susceptibility on the fine grid."""
+    field_hz = dipole_field(chi_ppm, protocol.fine_voxel_mm, protocol.b0_dir) * np.float32(protocol.f0_mhz)
+    label = np.full(protocol.fine_shape, LABEL["white matter"], dtype=np.uint8)
+    corners = tuple(np.array([-100.0, 100.0], dtype=np.float32) for _ in range(3))
+    flat, offset = (
+        Chart(np.full((2, 2, 2), value, np.float32), (corners[0], corners[1], corners[2])) for value in (1, 0.7)
+    )
+    first, second = images(known_head(()), label, field_hz, (flat, offset), protocol, 0)
+    turns = np.angle(second.astype(np.complex128) * first.conj()) / (2 * np.pi)
+    return np.asarray(turns / (protocol.te_s[1] - protocol.te_s[0]) / protocol.f0_mhz)
+
+
+BODY = replace(TINY, shape=(64, 64, 40), voxel_mm=(1.0, 1.0, 1.0), te_s=(0.002, 0.004))
+
+
+@pytest.mark.parametrize("b0_dir", [(0.0, 0.0, 1.0), (0.48, 0.64, 0.6)])
+def test_phase_of_a_sphere(b0_dir: Vector) -> None:
+    """Inside 0, outside chi/3 (a/r)^3 (3 cos^2 - 1): closed form of the field in the phase of the images."""
+    protocol, radius, chi = replace(BODY, b0_dir=b0_dir), 7.0, 0.8
+    x, y, z = np.meshgrid(*centred_axes(protocol.fine_shape, protocol.fine_voxel_mm), indexing="ij")
+    measured = gained_ppm((chi * (x * x + y * y + z * z < radius**2)).astype(np.float32), protocol)
+    x, y, z = np.meshgrid(*centred_axes(protocol.shape, protocol.voxel_mm), indexing="ij")
+    r = np.sqrt(x * x + y * y + z * z)
+    cosine = (x * b0_dir[0] + y * b0_dir[1] + z * b0_dir[2]) / r
+    expected = chi / 3 * (radius / r) ** 3 * (3 * cosine**2 - 1)
+    # Steps of the phase at the surface, and of the signal at the ends of the slab, ring over three voxels.
+    outside = (r > radius + 3) & (r < 14)
+    assert np.abs(measured - expected)[outside].max() < 0.03 * chi
+    assert abs(measured[r < radius - 2.5].mean()) < 0.003 * chi
+    slope = (measured[outside] @ expected[outside]) / (expected[outside] @ expected[outside])
+    assert slope == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("angle_deg", [0.0, 40.0, 90.0])
+def test_phase_of_a_cylinder(angle_deg: float) -> None:
+    """An endless vein at an angle to B0: chi/6 (3 cos^2 - 1) inside, chi/2 sin^2 (a/r)^2 cos 2 phi outside."""
+    radius, chi, angle = 5.0, 0.8, np.deg2rad(angle_deg)
+    protocol = replace(BODY, b0_dir=(float(np.sin(angle)), 0.0, float(np.cos(angle))))
+    x, y, _ = centred_axes(protocol.fine_shape, protocol.fine_voxel_mm)
+    disc = chi * (x[:, None] ** 2 + y[None, :] ** 2 < radius**2)
+    cylinder = np.repeat(disc[:, :, None], protocol.fine_shape[2], axis=2).astype(np.float32)
+    section = gained_ppm(cylinder, protocol)[:, :, 20]
+    x, y, _ = centred_axes(protocol.shape, protocol.voxel_mm)
+    r = np.hypot(x[:, None], y[None, :])
+    outside = chi / 2 * np.sin(angle) ** 2 * (radius / r) ** 2 * (x[:, None] ** 2 - y[None, :] ** 2) / r**2
+    # The field is known but for a constant: compare against a far ring.
+    far = (r > 22) & (r < 28)
+    section = section - section[far].mean()
+    ring = (r > radius + 2) & (r < 14)
+    assert section[r < radius - 2].mean() == pytest.approx(chi / 6 * (3 * np.cos(angle) ** 2 - 1), abs=0.02 * chi)
+    assert np.abs(section - outside)[ring].max() < 0.04 * chi
+
+
 def centre_of_mass(weight: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """In voxels."""
     profiles = [weight.sum(axis=tuple(j for j in range(3) if j != i), dtype=np.float64) for i in range(3)]
@@ -162,6 +235,27 @@ def test_volume_and_susceptibility_of_the_truth(oversampling: int) -> None:
         assert placed.mean_chi_ppm == pytest.approx(inner.mean(), rel=1e-4)
         extreme = inner.max() if placed.lesion.chi_ppm > 0 else inner.min()
         assert extreme == pytest.approx(placed.lesion.chi_ppm, rel=1e-5)
+
+
+def test_volumes_are_those_of_the_ellipsoids_to_two_percent() -> None:
+    """At the voxels of a scan: volume, mask and moment of ellipsoids whose susceptibility goes beyond the signal."""
+    lesions = (
+        Lesion("hemorrhage", 0.8, (26.0, 22.0, 20.0), (9.0, 7.0, 8.0), (20.0, 0.0, 40.0), 0.0),
+        Lesion("calcification", -1.1, (-26.0, 26.0, 22.0), (6.5, 6.5, 6.5), irregularity=0.0),
+        Lesion("calcification", -1.0, (-24.0, -14.0, 24.0), (6.0, 7.0, 6.0), irregularity=0.0, chi_margin_mm=1.0),
+    )
+    protocol = replace(TINY, shape=(56, 56, 40), voxel_mm=(1.2, 1.2, 1.6), te_s=(0.006,))
+    scan, without = (simulate(known_head(those), protocol) for those in (lesions, ()))
+    added = scan.chi_ppm.astype(np.float64) - without.chi_ppm
+    for placed in scan.lesions:
+        volume = 4 / 3 * np.pi * np.prod(np.add(placed.lesion.radii_mm, placed.lesion.chi_margin_mm))
+        assert placed.volume_mm3 == pytest.approx(volume, rel=0.02)
+        # Whole voxels: some of those that are half lesion are missed or counted.
+        assert placed.mask.sum() * np.prod(protocol.voxel_mm) == pytest.approx(volume, rel=0.05)
+        around = ndimage.binary_dilation(placed.mask, iterations=3)
+        moment = added[around].sum() * np.prod(protocol.voxel_mm)
+        # What was there before, some hundredths of a ppm, is displaced.
+        assert moment == pytest.approx(placed.lesion.chi_ppm * volume, rel=0.06)
 
 
 def test_lesion_lies_at_its_centre() -> None:

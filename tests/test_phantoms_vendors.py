@@ -21,8 +21,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 
 from phantoms.anatomy import head
+from phantoms.protocol import Protocol
 from phantoms.scanner import Vendor, write_dicom
-from phantoms.simulate import Phantom, Protocol, simulate
+from phantoms.simulate import Phantom, simulate
 
 TOOLS = Path(sysconfig.get_path("scripts"))
 OBLIQUE = Protocol(

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from phantoms.anatomy import head
+from phantoms.protocol import SMALL_PROTOCOL
 from phantoms.score import lesion_table, nrmse_percent, tissue_rmse_ppb
-from phantoms.simulate import SMALL_PROTOCOL, Phantom, simulate
+from phantoms.simulate import Phantom, simulate
 from recon.inversion import NonlinearTv
 from recon.pipeline import reconstruct
 from recon.recipe import RECIPES, Recipe

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phantoms.anatomy import head
-from phantoms.simulate import Phantom, Protocol, simulate
+from phantoms.protocol import Protocol
+from phantoms.simulate import Phantom, simulate
 from recon.background import Lbv, Pdf, Resharp, Sharp, VSharp
 from recon.highpass import Homodyne
 from recon.pipeline import BRAIN, hz_to_ppm, reconstruct
@@ -141,7 +142,8 @@ def test_a_patient_turned_with_the_field_gives_the_same_map(phantom, background)
 RUN = """
 import hashlib, sys
 from phantoms.anatomy import head
-from phantoms.simulate import Protocol, simulate
+from phantoms.protocol import Protocol
+from phantoms.simulate import simulate
 from recon.pipeline import reconstruct
 from recon.recipe import RECIPES
 te_s = tuple(5.7e-3 + 6.7e-3 * e for e in range(3))

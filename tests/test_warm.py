@@ -72,7 +72,8 @@ def inputs(tiny_study: list[Path], tmp_path_factory: pytest.TempPathFactory) -> 
     """The same small head as DICOM and as BIDS, in one folder."""
     from phantoms.anatomy import head  # noqa: PLC0415  numba is imported after the settings of conftest
     from phantoms.bids import write_bids  # noqa: PLC0415
-    from phantoms.simulate import Protocol, simulate  # noqa: PLC0415
+    from phantoms.protocol import Protocol  # noqa: PLC0415
+    from phantoms.simulate import simulate  # noqa: PLC0415
 
     protocol = Protocol((32, 40, 16), (6.0, 6.0, 10.0), te_s=(0.006, 0.014, 0.022), tr_s=0.05, flip_deg=20.0)
     folder = tmp_path_factory.mktemp("inputs")

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from phantoms.protocol import Protocol
 from phantoms.score import referenced
-from phantoms.simulate import Phantom, PlacedLesion, Protocol
+from phantoms.simulate import Phantom, PlacedLesion
 from phantoms.study.cohort import Finding, Patient
 from phantoms.study.extent import phase_extent, susceptibility_extent
 from phantoms.study.reading import READERS, Reader, read, site
