@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from phantoms.score import Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +20,14 @@ class SolverScores:
     snr: float
     seconds: float
     scores: dict[str, float]
+
+
+def flat(scores: Scores) -> dict[str, float]:
+    """Scores as numbers by name; those of a size of lesions carry its name."""
+    numbers = asdict(scores)
+    sizes = numbers.pop("sizes")
+    return numbers | {
+        f"{measure} {size['name']}": float(size[measure])
+        for size in sizes
+        for measure in ("count", "slope", "bias_ppb")
+    }

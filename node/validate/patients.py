@@ -1,0 +1,163 @@
+"""One patient of the reading study, from its seed to its record: what a worker process does.
+
+Simulates, reconstructs with the product's pipeline and its automatic mask, lets the readers read, and writes a record
+and panels. Arrays never leave the worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from node.validate.levels import TKD
+from node.validate.panels import Panels, Shown, to_npz
+from phantoms.protocol import Protocol
+from phantoms.scanner import as_stored, write_dicom
+from phantoms.score import referenced
+from phantoms.simulate import Phantom, simulate
+from phantoms.study.cohort import Burden, Patient, patient
+from phantoms.study.examine import examine, lesion_voxels
+from phantoms.study.reading import READERS
+from phantoms.study.record import Image, PatientRecord
+from recon.pipeline import reconstruct
+from recon.recipe import Recipe, as_dict
+from recon.types import FloatArray, Geometry
+
+ARRIVING: tuple[Image, ...] = ("qsm", "phase")
+"""What the node sends back."""
+
+RECORD: TypeAdapter[PatientRecord] = TypeAdapter(PatientRecord)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One patient to examine: of which study, scanned how, written where.
+
+    ``arrived`` names the file of what the network brought back, where this patient went that way.
+    """
+
+    seed: int
+    burden: Burden
+    protocol: Protocol
+    folder: Path
+    arrived: Path | None = None
+
+    @property
+    def record(self) -> Path:
+        """Where the record is written: only this code and these settings give this name."""
+        settings = (self.seed, asdict(self.burden), asdict(self.protocol), READERS, self.arrived is not None)
+        recipes = (as_dict(Recipe()), as_dict(TKD))
+        digest = hashlib.sha256(f"{sources()} {settings} {json.dumps(recipes)}".encode()).hexdigest()
+        return self.folder / f"patient-{self.burden.number:02d}-{digest[:12]}.json"
+
+
+def sources() -> str:
+    """A digest of the code that makes a record: after any change of it, earlier records are not taken up."""
+    digest = hashlib.sha256()
+    for package in ("recon", "phantoms"):
+        spec = find_spec(package)
+        for root in (spec.submodule_search_locations or []) if spec else []:
+            for path in sorted(Path(root).rglob("*.py")):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def scan(task: Task) -> tuple[Patient, Phantom]:
+    """The patient and its simulated scan; equal tasks give equal scans."""
+    person = patient(task.seed, task.burden)
+    protocol = replace(task.protocol, b0_dir=person.b0_dir, snr=person.snr)
+    return person, simulate(person.head, protocol, seed=task.burden.number)
+
+
+def write_scan(task: Task, folder: Path) -> tuple[list[Path], Geometry]:
+    """The scan as DICOM files of a scanner, and where it lies."""
+    phantom = scan(task)[1]
+    return write_dicom(phantom, folder), phantom.acquisition.geometry
+
+
+def examine_patient(task: Task) -> Path:
+    """Make the record of a patient, unless it is there; with the panels of its largest lesion of each sort."""
+    if task.record.is_file():
+        return task.record
+    begun = time.monotonic()
+    person, phantom = scan(task)
+    stored = as_stored(phantom)
+    seconds = {"simulate": time.monotonic() - begun}
+
+    images: dict[Image, FloatArray] = {}
+    recipes: tuple[tuple[Image, Recipe], ...] = (("qsm", Recipe()), ("tkd", TKD))
+    for name, recipe in recipes:
+        begun = time.monotonic()
+        result = reconstruct(stored, recipe)
+        seconds[recipe.name] = time.monotonic() - begun
+        images[name] = np.float32(1000) * result.chi.chi_ppm
+        images["phase"] = np.float32(-1000) * result.highpass_rad  # the same with both; displayed with minus
+    deviation: dict[Image, float] = {}
+    if task.arrived is not None:
+        with np.load(task.arrived) as arrived:
+            for through in ARRIVING:
+                deviation[through] = float(np.abs(arrived[through] - images[through]).max())
+                images[through] = arrived[through]
+
+    begun = time.monotonic()
+    record = examine(person, phantom, images)
+    seconds["read"] = time.monotonic() - begun
+    record = replace(record, seconds=seconds, through_network=deviation)
+    for panels in _panels(phantom, record, images):
+        to_npz(panels, task.folder / f"panels-{panels.number:02d}-{panels.finding:02d}.npz")
+    part = task.record.with_suffix(".part")
+    part.write_bytes(RECORD.dump_json(record, indent=1))
+    part.replace(task.record)
+    return task.record
+
+
+def _panels(phantom: Phantom, record: PatientRecord, images: dict[Image, FloatArray]) -> list[Panels]:
+    """The largest lesion of each kind and place."""
+    largest: dict[tuple[str, bool], int] = {}
+    for index, finding in enumerate(record.findings):
+        sort = (finding.kind, finding.in_nucleus)
+        if sort not in largest or finding.true_volume_cm3 > record.findings[largest[sort]].true_volume_cm3:
+            largest[sort] = index
+    echo = int(np.argmin(np.abs(np.array(phantom.protocol.te_s) - Recipe().highpass.te_s)))
+    volumes: dict[Shown, FloatArray] = {
+        "magnitude": phantom.acquisition.magnitude[echo],
+        "phase": images["phase"],
+        "qsm": images["qsm"],
+        "tkd": images["tkd"],
+        "truth": np.float32(1000) * referenced(phantom.chi_ppm, phantom),
+    }
+    return [_panel(phantom, record, index, volumes) for index in largest.values()]
+
+
+def _panel(phantom: Phantom, record: PatientRecord, index: int, volumes: dict[Shown, FloatArray]) -> Panels:
+    """Two planes through the widest part of a lesion."""
+    finding, lesion = record.findings[index], lesion_voxels(phantom.lesions[index], phantom.protocol)
+    y, z = (int(lesion.sum(axis=others).argmax()) for others in ((0, 2), (0, 1)))
+    dx, dy, dz = phantom.protocol.voxel_mm
+    slices = phantom.protocol.shape[2]
+    x_axial, y_axial = np.argwhere(lesion[:, :, z]).mean(axis=0)
+    x_coronal, z_coronal = np.argwhere(lesion[:, y, :]).mean(axis=0)
+    return Panels(
+        number=record.number,
+        finding=index,
+        kind=finding.kind,
+        form=finding.form,
+        in_nucleus=finding.in_nucleus,
+        volume_cm3=finding.true_volume_cm3,
+        planes={
+            "axial": {name: np.ascontiguousarray(volume[:, :, z].T) for name, volume in volumes.items()},
+            "coronal": {name: np.ascontiguousarray(volume[:, y, ::-1].T) for name, volume in volumes.items()},
+        },
+        spacing_mm={"axial": (dx, dy), "coronal": (dx, dz)},
+        centre={
+            "axial": (float(x_axial), float(y_axial)),
+            "coronal": (float(x_coronal), float(slices - 1 - z_coronal)),
+        },
+    )
