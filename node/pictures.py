@@ -7,28 +7,34 @@ same number on every picture. Knows no DICOM, no disk, and neither true values n
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 
+from node.drawing import (
+    BACKGROUND,
+    COLOURS,
+    FAINT,
+    GRID,
+    INK,
+    OUTLINE,
+    PHASE_WINDOW_MRAD,
+    QSM_WINDOW_PPB,
+    grey_bar,
+    head_box,
+    length_bar,
+    plain,
+    png,
+    side_letters,
+    white,
+)
 from recon.types import BoolArray, FloatArray, Geometry
-
-QSM_WINDOW_PPB = (-200.0, 200.0)
-PHASE_WINDOW_MRAD = (-1000.0, 1000.0)
-COLOURS = {"hemorrhage": "#ff8a5c", "calcification": "#5cc8ff"}
-BACKGROUND = "#0b0e12"
-INK = "#e8ecf1"
-FAINT = "#8b97a6"
-OUTLINE = [patheffects.withStroke(linewidth=2.2, foreground="black")]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,13 +72,13 @@ def levels(marks: Iterable[Mark]) -> list[int]:
 
 def level_png(views: Views, z: int, marks: Sequence[Mark]) -> bytes:
     """One slice, three panels side by side, with every lesion that the slice cuts circled and numbered."""
-    box = _head_box(views.magnitude)
+    box = head_box(views.magnitude)
     x_mm, y_mm, _ = views.geometry.voxel_mm
     width_mm, height_mm = (box[0].stop - box[0].start) * x_mm, (box[1].stop - box[1].start) * y_mm
     panel_in = 4.4
     figure = Figure(figsize=(3 * panel_in, panel_in * height_mm / width_mm + 0.92), dpi=150, facecolor=BACKGROUND)
     panels = (
-        ("Magnitude", views.magnitude, (0.0, _white(views.magnitude))),
+        ("Magnitude", views.magnitude, (0.0, white(views.magnitude))),
         ("GRE phase [mrad]", views.phase_mrad, PHASE_WINDOW_MRAD),
         ("QSM [ppb]", views.qsm_ppb, QSM_WINDOW_PPB),
     )
@@ -96,11 +102,11 @@ def level_png(views: Views, z: int, marks: Sequence[Mark]) -> bytes:
                 _circle(axes, mark, box, z, (x_mm, y_mm))
         below = figure.add_subplot(grid[1, column])
         if column == 0:
-            _length_bar(axes, height_mm)
+            length_bar(axes, height_mm)
             _legend(below)
         else:
-            _grey_bar(figure, below, shown, np.linspace(low, high, 5))
-    return _png(figure)
+            grey_bar(figure, below, shown, np.linspace(low, high, 5))
+    return png(figure)
 
 
 def thumbnails(views: Views, mark: Mark, half_mm: float = 18.0) -> tuple[bytes, bytes, bytes]:
@@ -110,7 +116,7 @@ def thumbnails(views: Views, mark: Mark, half_mm: float = 18.0) -> tuple[bytes, 
     x, y = (np.argwhere(mark.mask[:, :, z]).mean(axis=0)).round().astype(int)
     x_mm, y_mm, _ = views.geometry.voxel_mm
     reach = np.round(half_mm / np.array([x_mm, y_mm])).astype(int)
-    windows = ((0.0, _white(views.magnitude)), PHASE_WINDOW_MRAD, QSM_WINDOW_PPB)
+    windows = ((0.0, white(views.magnitude)), PHASE_WINDOW_MRAD, QSM_WINDOW_PPB)
     pictures = []
     for volume, (low, high) in zip((views.magnitude, views.phase_mrad, views.qsm_ppb), windows, strict=True):
         padded = np.pad(volume[:, :, z], [(r, r) for r in reach], constant_values=min(0.0, low))
@@ -119,7 +125,7 @@ def thumbnails(views: Views, mark: Mark, half_mm: float = 18.0) -> tuple[bytes, 
         axes = figure.add_axes((0, 0, 1, 1))
         axes.imshow(patch.T, cmap="gray", vmin=low, vmax=high, interpolation="bicubic", aspect="auto")
         axes.set_axis_off()
-        pictures.append(_png(figure))
+        pictures.append(png(figure))
     magnitude, phase, qsm = pictures
     return magnitude, phase, qsm
 
@@ -132,49 +138,22 @@ def agreement_png(points: Sequence[tuple[int, str, float, float]]) -> bytes:
     line = np.array([-reach, 0.0, reach])
     axes.fill_between(line, line - 0.2 * abs(line), line + 0.2 * abs(line), color="#1d2733", lw=0)
     axes.plot(line, line, color=FAINT, lw=1)
-    axes.axhline(0, color="#2a3542", lw=1, zorder=0)
-    axes.axvline(0, color="#2a3542", lw=1, zorder=0)
+    axes.axhline(0, color=GRID, lw=1, zorder=0)
+    axes.axvline(0, color=GRID, lw=1, zorder=0)
     for kind, colour in COLOURS.items():
         of_kind = [(true, measured) for _, k, true, measured in points if k == kind]
         if of_kind:
             true, measured = np.array(of_kind).T
             axes.scatter(true, measured, s=46, color=colour, label=kind, zorder=3)
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="true [ppb]", ylabel="measured [ppb]")
-    axes.xaxis.label.set_color(FAINT)
-    axes.yaxis.label.set_color(FAINT)
-    axes.tick_params(colors=FAINT, length=0, labelsize=9)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    plain(axes)
     for number, _, true, measured in points:
         axes.annotate(
             str(number), (true, measured), xytext=(6, -10), textcoords="offset points", color=INK, fontsize=9
         )
     axes.legend(loc="upper left", frameon=False, labelcolor=INK, fontsize=10, handletextpad=0.2)
     axes.text(0.98, 0.03, "band: 20 %", transform=axes.transAxes, ha="right", color=FAINT, fontsize=9)
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor=BACKGROUND, metadata={"Software": "qsm-node"})
-    return buffer.getvalue()
-
-
-def _white(magnitude: FloatArray) -> float:
-    """Grey level of white: above nearly all tissue, so that fluid and veins do not set the window."""
-    tissue = magnitude[magnitude > 0.1 * magnitude.max()]
-    return float(np.percentile(tissue, 99))
-
-
-def _head_box(magnitude: FloatArray, margin: int = 4) -> tuple[slice, slice]:
-    """Rows and columns that hold the head on any slice."""
-    head = magnitude > 0.15 * _white(magnitude)
-    box = []
-    for axis in (0, 1):
-        other = tuple(a for a in range(3) if a != axis)
-        hit = np.flatnonzero(head.mean(axis=other) > 0.005)
-        box.append(slice(max(0, int(hit[0]) - margin), min(magnitude.shape[axis], int(hit[-1]) + 1 + margin)))
-    return box[0], box[1]
+    return png(figure)
 
 
 def _circle(axes: Axes, mark: Mark, box: tuple[slice, slice], z: int, voxel_mm: tuple[float, float]) -> None:
@@ -198,25 +177,7 @@ def _orientation(axes: Axes, geometry: Geometry) -> None:
         return names[axis][0 if direction[axis] > 0 else 1]
 
     right, down = geometry.affine_mm[:3, 0], geometry.affine_mm[:3, 1]
-    for x, y, direction, align in (
-        (0.015, 0.5, -right, ("left", "center")),
-        (0.985, 0.5, right, ("right", "center")),
-        (0.5, 0.985, -down, ("center", "top")),
-        (0.5, 0.015, down, ("center", "bottom")),
-    ):
-        axes.text(
-            x, y, letter(direction), transform=axes.transAxes, color=INK, fontsize=10,
-            ha=align[0], va=align[1], path_effects=OUTLINE,
-        )  # fmt: skip
-
-
-def _grey_bar(figure: Figure, axes: Axes, shown: AxesImage, ticks: npt.NDArray[np.float64]) -> None:
-    bar = figure.colorbar(shown, cax=axes, orientation="horizontal", ticks=ticks)
-    bar.outline.set_visible(False)
-    axes.set_xticklabels([f"{tick:+.0f}" if tick else "0" for tick in ticks])
-    axes.tick_params(colors=FAINT, labelsize=9, length=0, pad=3)
-    axes.get_xticklabels()[0].set_horizontalalignment("left")
-    axes.get_xticklabels()[-1].set_horizontalalignment("right")
+    side_letters(axes, letter(-right), letter(right), letter(-down), letter(down))
 
 
 def _legend(axes: Axes) -> None:
@@ -229,9 +190,3 @@ def _legend(axes: Axes) -> None:
         handles=handles, loc="upper left", bbox_to_anchor=(-0.02, 1.9), ncols=2, frameon=False,
         labelcolor=INK, fontsize=10, handletextpad=0.1,
     )  # fmt: skip
-
-
-def _length_bar(axes: Axes, height_mm: float, length_mm: float = 50.0) -> None:
-    y = height_mm - 4
-    axes.plot([4, 4 + length_mm], [y, y], color=INK, lw=2, solid_capstyle="butt")
-    axes.text(4 + length_mm / 2, y - 3, "5 cm", color=INK, fontsize=9, ha="center", va="bottom")

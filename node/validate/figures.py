@@ -1,0 +1,122 @@
+"""The pictures of lesions: one slice on every image, and what the maps say along a line through the lesion.
+
+Arrays in, PNG bytes out. A grey level means the same number in every figure of every run.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+
+from node.drawing import (
+    BACKGROUND,
+    COLOURS,
+    GRID,
+    INK,
+    PHASE_WINDOW_MRAD,
+    QSM_WINDOW_PPB,
+    grey_bar,
+    head_box,
+    length_bar,
+    plain,
+    png,
+    side_letters,
+    white,
+)
+from node.validate.panels import Panels, Plane, Shown
+from recon.types import FloatArray
+
+LESION_COLOURS = COLOURS | {"mixed": "#d7a6ff"}
+LINES: dict[Shown, tuple[str, str]] = {
+    "truth": ("true", INK), "qsm": ("QSM", "#ffd166"), "tkd": ("TKD", "#7fa7ff")
+}  # fmt: skip
+"""Names and colours of the maps along the line."""
+
+TITLES: dict[Shown, str] = {
+    "magnitude": "T2* magnitude",
+    "phase": "GRE phase [mrad]",
+    "truth": "True susceptibility [ppb]",
+    "qsm": "QSM, default recipe [ppb]",
+    "tkd": "QSM by TKD [ppb]",
+}
+WIDTH_IN = 15.2
+DPI = 100
+GAP_IN, TITLE_IN, BAR_IN = 0.12, 0.38, 0.52
+SIDES: dict[Plane, tuple[str, str, str, str]] = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "H", "F")}
+REACH_MM = 30.0
+
+
+def lesion_png(panels: Panels, plane: Plane) -> bytes:
+    """Magnitude, phase and truth above, QSM of both inversions and the line below; 1520 pixels wide."""
+    images = panels.planes[plane]
+    box = head_box(images["magnitude"])
+    across_mm, down_mm = panels.spacing_mm[plane]
+    width_mm, height_mm = (box[1].stop - box[1].start) * across_mm, (box[0].stop - box[0].start) * down_mm
+    panel_in = (WIDTH_IN - 4 * GAP_IN) / 3
+    tall_in = panel_in * height_mm / width_mm
+    row_in = TITLE_IN + tall_in + BAR_IN
+    figure = Figure(figsize=(WIDTH_IN, 2 * row_in), dpi=DPI, facecolor=BACKGROUND)
+
+    def place(index: int, below_in: float, height_in: float) -> Axes:
+        """Axes of a panel (0-5), so far below the top of its row."""
+        row, column = divmod(index, 3)
+        left = GAP_IN + column * (panel_in + GAP_IN)
+        bottom = (2 - row) * row_in - below_in - height_in
+        whole = 2 * row_in
+        return figure.add_axes((left / WIDTH_IN, bottom / whole, panel_in / WIDTH_IN, height_in / whole))
+
+    x_mm, y_mm = (
+        (panels.centre[plane][axis] + 0.5 - box[1 - axis].start) * panels.spacing_mm[plane][axis] for axis in (0, 1)
+    )
+    for index, (name, title) in enumerate(TITLES.items()):
+        low, high = _window(name, images["magnitude"][box])
+        axes = place(index, TITLE_IN, tall_in)
+        shown = axes.imshow(
+            images[name][box],
+            cmap="gray", vmin=low, vmax=high, interpolation="bicubic", extent=(0, width_mm, height_mm, 0),
+        )  # fmt: skip
+        axes.set_axis_off()
+        axes.set_title(title, color=INK, fontsize=14, pad=7)
+        side_letters(axes, *SIDES[plane])
+        axes.add_patch(
+            Circle((x_mm, y_mm), _radius_mm(panels), fill=False, lw=1.3, color=LESION_COLOURS[panels.kind])
+        )
+        if name == "magnitude":
+            length_bar(axes, height_mm)
+        else:
+            grey_bar(figure, place(index, TITLE_IN + tall_in + 0.06, 0.12), shown, np.linspace(low, high, 5))
+    _line(place(5, TITLE_IN, tall_in), panels, plane)
+    return png(figure)
+
+
+def _window(name: Shown, magnitude: FloatArray) -> tuple[float, float]:
+    if name == "magnitude":
+        return 0.0, white(magnitude)
+    return PHASE_WINDOW_MRAD if name == "phase" else QSM_WINDOW_PPB
+
+
+def _radius_mm(panels: Panels) -> float:
+    """A circle that leaves the surroundings of the lesion free."""
+    return float(np.cbrt(1000 * panels.volume_cm3 * 3 / (4 * np.pi))) + 6.0
+
+
+def _line(axes: Axes, panels: Panels, plane: Plane) -> None:
+    """True and measured susceptibility from right to left through the middle of the lesion."""
+    column, row = panels.centre[plane]
+    reach_mm = _radius_mm(panels) + REACH_MM
+    box = axes.get_position()
+    axes.set_position((box.x0 + 0.042, box.y0 + 0.02, box.width - 0.05, box.height - 0.02))
+    axes.set_title("Along a line through the lesion [ppb]", color=INK, fontsize=14, pad=7)
+    axes.axhline(0, color=GRID, lw=1, zorder=0)
+    for image, (label, colour) in LINES.items():
+        values = panels.planes[plane][image][round(row)]
+        x_mm = (np.arange(values.size) - column) * panels.spacing_mm[plane][0]
+        near = np.abs(x_mm) <= reach_mm
+        axes.plot(x_mm[near], values[near], color=colour, lw=3.2 if image == "truth" else 1.6, label=label,
+                  alpha=0.75 if image == "truth" else 1.0)  # fmt: skip
+    axes.set_xlim(-reach_mm, reach_mm)
+    axes.set_xlabel("right    \N{LEFTWARDS ARROW}    mm    \N{RIGHTWARDS ARROW}    left", fontsize=11)
+    plain(axes)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=11, loc="best")
