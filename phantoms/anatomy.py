@@ -35,6 +35,7 @@ from phantoms.atlas import (
     Tissue,
 )
 from phantoms.lesions import DEMO_LESIONS, Lesion
+from phantoms.physics import in_blocks
 from phantoms.shapes import (
     Axes,
     Chart,
@@ -273,7 +274,14 @@ def _charts(rng: np.random.Generator, scale: npt.NDArray[np.float64]) -> dict[st
     template: Axes = (x / np.float32(scale[0]), y / np.float32(scale[1]), z / np.float32(scale[2]))
 
     def union(solids: tuple[Solid, ...], blend_mm: float) -> FloatArray:
-        return smooth_union([solid.distance_mm(template) for solid in solids], blend_mm)
+        result = np.empty(shape, dtype=np.float32)
+
+        def block(part: slice) -> None:
+            here = (template[0][part], template[1], template[2])
+            result[part] = smooth_union([solid.distance_mm(here) for solid in solids], blend_mm)
+
+        in_blocks(x.size, 8, block)
+        return result
 
     def noise(wavelength_mm: float, spread: float = 1.0) -> FloatArray:
         return np.clip(random_field(rng, shape, CHART_MM, wavelength_mm, spread), -2, 2)
