@@ -82,8 +82,8 @@ class Phantom:
 def simulate(head: Head, protocol: Protocol = SMALL_PROTOCOL, seed: int = 0) -> Phantom:
     """Scan a head.
 
-    ``seed`` draws what differs from scan to scan: noise, remaining shim error, receive coils, phase offset. The same
-    arguments give the same phantom.
+    ``seed`` draws what differs from scan to scan: noise, remaining shim error, receive coils, phase offset, where
+    blood flows. The same arguments give the same phantom, on any number of cores.
     """
     rng = np.random.default_rng([seed, 2])
     axes = centred_axes(protocol.fine_shape, protocol.fine_voxel_mm)
