@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from phantoms.vendor import Vendor
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -186,8 +188,13 @@ def phantom(
         Format, typer.Option("--format", help="Scanner-like DICOM, or BIDS with the truth.")
     ] = Format.DICOM,
     size: Annotated[Size, typer.Option(help="128x128x72 or 416x320x72 voxels.")] = Size.SMALL,
+    vendor: Annotated[
+        Vendor | None, typer.Option(help="Whose DICOM: series, scaling, sign and tags.", show_default="siemens")
+    ] = None,
 ) -> None:
     """Write a numerical head phantom with hemorrhages and calcifications whose susceptibility is known."""
+    if vendor and form is Format.BIDS:
+        _stop("--vendor chooses among kinds of DICOM: it does not go with --format bids", WRONG_USE)
     with _told():
         _kernel_cache()
 
@@ -199,7 +206,10 @@ def phantom(
 
     protocol = REFERENCE_PROTOCOL if size is Size.REFERENCE else SMALL_PROTOCOL
     made = simulate(head(seed), protocol, seed)
-    (write_bids if form is Format.BIDS else write_dicom)(made, output)
+    if form is Format.BIDS:
+        write_bids(made, output)
+    else:
+        write_dicom(made, output, vendor or Vendor.SIEMENS)
     print(f"phantom {seed} with {len(made.lesions)} lesions in {output}")
 
 

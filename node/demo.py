@@ -9,49 +9,26 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-import highdicom
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from node import __version__, loopback, page, pictures
-from node.config import Peer, Settings
-from node.errors import PermanentError
-from node.overview import Summary, summaries
-from node.service import Node
+from node.roundtrip import peers, read_series, wait
+from node.steps import Steps
 from phantoms.anatomy import head
 from phantoms.protocol import SMALL_PROTOCOL, Protocol
 from phantoms.scanner import write_dicom
 from phantoms.score import lesion_table
 from phantoms.simulate import Phantom, simulate
-from recon.types import FloatArray, Geometry
 
 SEED = 1
-QUIET_S = 5.0
-DEADLINE_S = 600.0
-FAILED = frozenset({"incomplete", "refused", "failed", "undeliverable"})
-
-
-class DemoFailed(PermanentError):
-    """The derived series did not arrive, or not as they should."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Series:
-    """A series as read from the PACS: a header and its values, float32 (X, Y, Z)."""
-
-    header: Dataset
-    values: FloatArray
 
 
 def run(output: Path, console: Console | None = None, protocol: Protocol = SMALL_PROTOCOL) -> bool:
@@ -64,24 +41,27 @@ def run(output: Path, console: Console | None = None, protocol: Protocol = SMALL
 
     Raises
     ------
-    DemoFailed
+    NothingCameBack
         When the node gives up, or nothing arrives in time.
     """
     console = console or Console()
     _clear(output)
-    with _Steps(console) as steps:
+    with Steps(console) as steps:
         with steps.step("Phantom patient"):
             phantom = simulate(head(SEED), protocol, SEED)
         with steps.step("Scanner writes images"):
             images = write_dicom(phantom, output / "scanner")
-        with tempfile.TemporaryDirectory(prefix="qsm-node-demo-") as data, _peers(output, Path(data)) as (node, pacs):
+        with (
+            tempfile.TemporaryDirectory(prefix="qsm-node-demo-") as data,
+            peers(output / "pacs", Path(data)) as (node, pacs),
+        ):
             with steps.step("Scanner sends to node", len(images)) as advance:
                 loopback.send(images, node.port, node.settings.ae_title, sent=advance)
             sent_at = time.monotonic()
             with steps.step("Node reconstructs"):
-                _wait(node, lambda summary: summary.deliveries > 0)
+                wait(node, lambda summary: summary.deliveries > 0)
             with steps.step("Node sends to PACS", 2 * protocol.shape[2]) as advance:
-                _wait(node, lambda summary: summary.state == "delivered", lambda: advance(len(pacs.paths())))
+                wait(node, lambda summary: summary.state == "delivered", lambda: advance(len(pacs.paths())))
             seconds = time.monotonic() - sent_at
         with steps.step("Pictures"):
             report = _report(phantom, pacs.paths(), len(images), seconds, output)
@@ -101,56 +81,11 @@ def _clear(output: Path) -> None:
         picture.unlink()
 
 
-@contextmanager
-def _peers(output: Path, data: Path) -> Iterator[tuple[Node, loopback.Pacs]]:
-    """A PACS and a node that delivers to it."""
-    with loopback.Pacs(output / "pacs") as pacs:
-        settings = Settings(
-            host=loopback.LOOPBACK,
-            port=0,
-            data_dir=data,
-            quiet_s=QUIET_S,
-            peers={
-                "scanner": Peer(ae_title="SCANNER"),
-                "pacs": Peer(ae_title=pacs.ae_title, host=loopback.LOOPBACK, port=pacs.port),
-            },
-            deliver_to=("pacs",),
-        )
-        with Node(settings) as node:
-            yield node, pacs
-
-
-def _wait(node: Node, reached: Callable[[Summary], bool], tick: Callable[[], None] = lambda: None) -> None:
-    """Until the one acquisition has reached a state."""
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        tick()
-        for summary in summaries(node.journal):
-            if summary.state in FAILED:
-                raise DemoFailed(f"the node says {summary.state}: {summary.sentence}")
-            if reached(summary):
-                tick()
-                return
-        time.sleep(0.1)
-    raise DemoFailed(f"nothing arrived within {DEADLINE_S:.0f} s")
-
-
-def _read(paths: Sequence[Path], description: str, expected: Geometry) -> _Series:
-    """The series of this description, on the phantom's grid."""
-    datasets = [ds for ds in map(pydicom.dcmread, paths) if description in ds.SeriesDescription]
-    if not datasets:
-        raise DemoFailed(f"no {description} series arrived in the PACS")
-    volume = highdicom.get_volume_from_series(datasets, dtype=np.float32).to_patient_orientation("LPH")
-    if volume.array.shape != expected.shape or not np.allclose(volume.affine, expected.affine_mm, atol=0.01):
-        raise DemoFailed(f"the {description} series lies elsewhere than its source")
-    return _Series(datasets[0], np.ascontiguousarray(volume.array))
-
-
 def _report(phantom: Phantom, arrived: Sequence[Path], sent: int, seconds: float, output: Path) -> page.Page:
     """Score what arrived, draw it, and write pictures and page."""
     acquisition, protocol = phantom.acquisition, phantom.protocol
-    qsm = _read(arrived, "QSM", acquisition.geometry)
-    phase = _read(arrived, "phase", acquisition.geometry)
+    qsm = read_series(arrived, "QSM", acquisition.geometry)
+    phase = read_series(arrived, "phase", acquisition.geometry)
     echo = int(np.abs(np.array(acquisition.te_s) - float(phase.header.EchoTime) / 1000).argmin())
     views = pictures.Views(acquisition.magnitude[echo], phase.values, qsm.values, acquisition.geometry)
 
@@ -218,36 +153,3 @@ def _table(report: page.Page) -> Table:
             "[green]right[/]" if row.sign_right else "[bold red]WRONG[/]",
         )  # fmt: skip
     return table
-
-
-class _Steps:
-    """Bars on a terminal; elsewhere one line for each step that is done."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress = Progress(
-            SpinnerColumn(finished_text="[green]\N{CHECK MARK}"),
-            TextColumn("{task.description:<24}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-
-    def __enter__(self) -> _Steps:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    @contextmanager
-    def step(self, what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Time a step; its ``with`` block is given a function that says how many of ``total`` are done."""
-        begun = time.monotonic()
-        task = self._progress.add_task(what, total=total)
-        yield lambda done: self._progress.update(task, completed=done)
-        self._progress.update(task, total=total or 1, completed=total or 1)
-        if not self._console.is_terminal:
-            self._console.print(f"{what:<24} {time.monotonic() - begun:6.1f} s")

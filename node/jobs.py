@@ -70,28 +70,30 @@ class InlineWorker(Executor):
 
 
 class SpawnedWorker(ProcessPoolExecutor):
-    """One spawned process, which ends when its parent does, however that ends.
+    """A spawned process, or several, which end when their parent does, however that ends.
 
     Parameters
     ----------
     threads
-        Of the numerics; 0 leaves the choice to them.
+        Of the numerics in each; 0 leaves the choice to them.
     cache_dir
         Folder for compiled kernels, unless ``NUMBA_CACHE_DIR`` names one that can be written.
+    processes
+        How many.
     """
 
-    def __init__(self, threads: int, cache_dir: Path) -> None:
+    def __init__(self, threads: int, cache_dir: Path, processes: int = 1) -> None:
         theirs, self._ours = multiprocessing.Pipe(duplex=False)
         self._killing = threading.Lock()
         super().__init__(
-            max_workers=1,
+            max_workers=processes,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_initialise,
             initargs=(threads, str(cache_dir), theirs),
         )
 
     def kill(self) -> None:
-        """End the process at once, from any thread; the running job's future raises `BrokenProcessPool`."""
+        """End the processes at once, from any thread; a running job's future raises `BrokenProcessPool`."""
         with self._killing:
             self._ours.close()
             self.shutdown(wait=True, cancel_futures=True)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 import pydicom
-from pydicom.uid import MRImageStorage
+from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 from pynetdicom import AE, StoragePresentationContexts, evt
 from pynetdicom.events import EventHandlerType
 
@@ -82,7 +82,9 @@ def send(
     calling_ae: str = "SCANNER",
     sent: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Send MR images to a loopback port in one association, in this order; ``sent`` hears how many are stored.
+    """Send MR images, classic or enhanced, to a loopback port in one association, in this order.
+
+    ``sent`` hears how many are stored.
 
     Raises
     ------
@@ -90,7 +92,8 @@ def send(
         There is no association, or an image was not answered with Success.
     """
     ae = AE(calling_ae)
-    ae.add_requested_context(MRImageStorage)
+    for sop_class in (MRImageStorage, EnhancedMRImageStorage):
+        ae.add_requested_context(sop_class)
     handlers: list[EventHandlerType] = [(evt.EVT_CONN_OPEN, on_open)]
     association = ae.associate(LOOPBACK, port, ae_title=called_ae, evt_handlers=handlers)
     if not association.is_established:

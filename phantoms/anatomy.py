@@ -17,37 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.ndimage
 
-from phantoms.atlas import (
-    BRAINSTEM,
-    CALLOSUM,
-    CAVITIES,
-    CAVITY,
-    CEREBELLUM,
-    CISTERNS,
-    LABEL,
-    NUCLEI,
-    OUTSIDE_BRAIN,
-    SKULL_BASE,
-    SURFACE,
-    TISSUES,
-    VEINS,
-    Part,
-    Tissue,
-)
+from phantoms.ageing import aged, atrophy
+from phantoms.atlas import CAVITIES, LABEL, NUCLEI, OUTSIDE_BRAIN, TISSUES, VEINS, Part, Tissue
+from phantoms.charts import draw_charts
 from phantoms.lesions import DEMO_LESIONS, Lesion
-from phantoms.physics import in_blocks
-from phantoms.shapes import (
-    Axes,
-    Chart,
-    Ellipsoid,
-    Solid,
-    Tube,
-    cut,
-    mirrored,
-    random_field,
-    smooth_union,
-    window,
-)
+from phantoms.shapes import Axes, Chart, Ellipsoid, Tube, cut, mirrored, window
 from recon.types import FloatArray
 
 LabelArray = npt.NDArray[np.uint8]
@@ -55,10 +29,6 @@ LabelArray = npt.NDArray[np.uint8]
 
 WALL_MM = 2.2
 """Bone between the brain's cavity and an orbit or a sinus, at the least."""
-
-CHART_MM = 1.5
-REACH = ((-93.0, 93.0), (-111.0, 111.0), (-81.0, 81.0))
-"""The box, in mm, in which the head's charts lie; below it the neck goes on as on its last slice."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,14 +70,25 @@ class Head:
 
     @cached_property
     def tissues(self) -> tuple[Tissue, ...]:
-        """The tissue of every label: the healthy ones, then one for every lesion."""
-        return self.healthy + tuple(
-            Tissue(lesion.kind, lesion.chi_ppm, lesion.r2s_hz, lesion.t1_s, lesion.pd) for lesion in self.lesions
+        """The tissue of every label: the healthy ones, then one for every lesion, then one for every core."""
+        return (
+            self.healthy
+            + tuple(Tissue(le.kind, le.chi_ppm, le.r2s_hz, le.t1_s, le.pd) for le in self.lesions)
+            + tuple(Tissue("core", c.chi_ppm, c.r2s_hz, c.t1_s, c.pd) for le in self.lesions if (c := le.core))
         )
 
-    def label_of(self, lesion: int) -> int:
-        """The label of the lesion with this index."""
-        return len(TISSUES) + lesion
+    def labels_of(self, lesion: int) -> tuple[int, ...]:
+        """The label of the lesion with this index, and of its core if it has one."""
+        own = len(TISSUES) + lesion
+        if self.lesions[lesion].core is None:
+            return (own,)
+        cores = sum(le.core is not None for le in self.lesions[:lesion])
+        return own, len(TISSUES) + len(self.lesions) + cores
+
+    def where_lesion(self, lesion: int, label: LabelArray) -> npt.NDArray[np.bool_]:
+        """Whether a label is that of the lesion with this index, core included."""
+        own, *core = self.labels_of(lesion)
+        return np.isin(label, [*core, own]) if core else np.equal(label, own)
 
     def depth_mm(self, points_mm: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Depth of points (N, 3) below the surface of the brain in mm, (N,); negative in bone and sinuses too."""
@@ -129,9 +110,15 @@ class Head:
         self._solids(axes, self.cavities, label, chi_label, charts, walled=True)
         self._solids(axes, self.nuclei, label, chi_label, charts, wandering=True)
         self._solids(axes, self.veins, label, chi_label, charts)
+        host = chi_label.copy() if any(lesion.dispersed for lesion in self.lesions) else chi_label
         self._lesions(axes, label, chi_label, brain)
-        chi = np.array([t.chi_ppm for t in self.tissues], dtype=np.float32)[chi_label]
+        of_tissue = np.array([t.chi_ppm for t in self.tissues], dtype=np.float32)
+        chi = of_tissue[chi_label]
         chi += np.array([t.chi_sd_ppm for t in self.tissues], dtype=np.float32)[chi_label] * charts["chi texture"]
+        for index, lesion in enumerate(self.lesions):
+            if lesion.dispersed:
+                grains = chi_label == self.labels_of(index)[0]
+                chi[grains] += of_tissue[host[grains]]
         foreign = np.array([t.name in OUTSIDE_BRAIN for t in self.tissues])[label]
         return Painted(label, chi_label, chi, brain, foreign, charts["texture"])
 
@@ -228,8 +215,11 @@ class Head:
             if box is None:
                 continue
             distance = lesion.distance_mm(cut(axes, box))
-            label[box][(distance < 0) & brain[box]] = self.label_of(index)
-            chi_label[box][(distance < lesion.chi_margin_mm) & brain[box]] = self.label_of(index)
+            own, *core = self.labels_of(index)
+            for target, margin_mm in ((label, 0.0), (chi_label, lesion.chi_margin_mm)):
+                target[box][(distance < margin_mm) & brain[box]] = own
+                if lesion.core is not None:
+                    target[box][(distance < margin_mm - lesion.core.depth_mm) & brain[box]] = core[0]
 
 
 def _sheet(across_mm: FloatArray, beyond_mm: FloatArray, half_mm: float) -> FloatArray:
@@ -239,17 +229,25 @@ def _sheet(across_mm: FloatArray, beyond_mm: FloatArray, half_mm: float) -> Floa
     return np.asarray(np.sqrt(side * side + past * past), dtype=np.float32)
 
 
-def head(seed: int = 1, lesions: tuple[Lesion, ...] | None = None) -> Head:
+def head(seed: int = 1, lesions: tuple[Lesion, ...] | None = None, age_years: float | None = None) -> Head:
     """A head whose anatomy is drawn from ``seed``.
 
     Parameters
     ----------
     lesions
         Lesions in head coordinates; ``None`` places ``DEMO_LESIONS``, moved with the size of the head.
+    age_years
+        Sets iron and atrophy, and lets the size of heads differ as people's do; without an age the nuclei are those
+        of the atlas, atrophy is drawn and sizes differ by 3 %.
     """
     rng = np.random.default_rng([seed, 1])
     scale = rng.uniform(0.97, 1.03, 3)
-    atrophy = float(rng.uniform(0, 1))
+    loss = float(rng.uniform(0, 1))
+    healthy = TISSUES
+    if age_years is not None:
+        person = np.random.default_rng([seed, 3])
+        healthy, loss = aged(TISSUES, age_years, person), atrophy(age_years, person)
+        scale = scale * person.uniform(0.95, 1.03)
     if lesions is None:
         lesions = tuple(
             replace(lesion, centre_mm=tuple((np.array(lesion.centre_mm) * scale).tolist())) for lesion in DEMO_LESIONS
@@ -258,86 +256,13 @@ def head(seed: int = 1, lesions: tuple[Lesion, ...] | None = None) -> Head:
         seed=seed,
         lesions=lesions,
         scale=(float(scale[0]), float(scale[1]), float(scale[2])),
-        gap_mm=1.5 + 1.2 * atrophy,
-        charts=_charts(rng, scale),
+        gap_mm=1.5 + 1.2 * loss,
+        charts=draw_charts(rng, scale),
         cavities=_varied(rng, CAVITIES, scale, size=0.12) + _mastoid_cells(rng),
-        nuclei=_varied(rng, NUCLEI, scale, size=0.07, csf_growth=1 + 0.25 * atrophy),
+        nuclei=_varied(rng, NUCLEI, scale, size=0.07, csf_growth=1 + 0.25 * loss),
         veins=_varied(rng, VEINS, scale, size=0.1),
+        healthy=healthy,
     )
-
-
-def _charts(rng: np.random.Generator, scale: npt.NDArray[np.float64]) -> dict[str, Chart]:
-    """The layers of the head and its random fields on the chart grid."""
-    x, y, z = (np.arange(low, high + CHART_MM / 2, CHART_MM, dtype=np.float32) for low, high in REACH)
-    shape = (x.size, y.size, z.size)
-    own: Axes = (x, y, z)
-    template: Axes = (x / np.float32(scale[0]), y / np.float32(scale[1]), z / np.float32(scale[2]))
-
-    def union(solids: tuple[Solid, ...], blend_mm: float) -> FloatArray:
-        result = np.empty(shape, dtype=np.float32)
-
-        def block(part: slice) -> None:
-            here = (template[0][part], template[1], template[2])
-            result[part] = smooth_union([solid.distance_mm(here) for solid in solids], blend_mm)
-
-        in_blocks(x.size, 8, block)
-        return result
-
-    def noise(wavelength_mm: float, spread: float = 1.0) -> FloatArray:
-        return np.clip(random_field(rng, shape, CHART_MM, wavelength_mm, spread), -2, 2)
-
-    bump = noise(24)
-    outside_vault: FloatArray = np.negative(union(CAVITY, 14))
-    cavity: FloatArray = 0.8 * bump - smooth_union([outside_vault, SKULL_BASE.distance_mm(template)], 12)
-    brainstem = union(BRAINSTEM, 8) + 0.4 * bump
-    cerebellum = union(CEREBELLUM, 8) + 0.5 * bump
-    below = np.maximum(brainstem - 3.0, template[2][None, None, :] + 12)
-    values = {
-        "cavity": cavity,
-        "skin": smooth_union([cavity - 11.5, *(solid.distance_mm(template) for solid in SURFACE)], 16),
-        "cerebellum": np.maximum(cerebellum, 1.5 - brainstem),
-        "brainstem": brainstem,
-        "cisterns": np.minimum(np.minimum(union(CISTERNS, 3) + 0.4 * bump, cerebellum - 1.8), below),
-        "callosum": CALLOSUM.distance_mm(template),
-        "fold": _folding(rng, template),
-        "folia": _folia(template, bump),
-        "bump": bump,
-        "sulcus": noise(30),
-        "slip": 0.45 * noise(14),
-        "texture": noise(9),
-        "chi texture": noise(9),
-    }
-    return {name: Chart(np.ascontiguousarray(value, np.float32), own) for name, value in values.items()}
-
-
-def _folding(rng: np.random.Generator, axes: Axes) -> FloatArray:
-    """Signed distance in mm to the middle of the nearest sulcus.
-
-    The zeros of band-passed noise are a labyrinth like the cortex's; read on the sphere of directions they become
-    sheets that run inwards from the surface.
-    """
-    x, y, z = axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :]
-    labyrinth = random_field(rng, (112, 136, 104), 1.5, 21.0, 0.3)
-    radii, middle = (62.0, 80.0, 52.0), (np.array(labyrinth.shape) - 1) / 2
-    u, v, w = x / radii[0], y / radii[1], (z - 2) / radii[2]
-    r = np.sqrt(u * u + v * v + w * w) + np.float32(0.05)
-    # A slow change with depth bends the sulci.
-    onto = (0.75 + 0.25 * r) / r
-    places = [
-        (direction * onto * radius) / 1.5 + centre
-        for direction, radius, centre in zip((u, v, w), radii, middle, strict=True)
-    ]
-    level = scipy.ndimage.map_coordinates(labyrinth, places, order=1, mode="mirror")
-    slope = np.sqrt(sum(np.gradient(level, float(a[1] - a[0]), axis=i) ** 2 for i, a in enumerate(axes)))
-    slope = scipy.ndimage.uniform_filter(slope, 5)
-    return np.asarray(np.clip(level / np.maximum(slope, 0.05), -15, 15), dtype=np.float32)
-
-
-def _folia(axes: Axes, bump: FloatArray) -> FloatArray:
-    """A wave of -1..1 over the cerebellum whose crests are the cores of its folia."""
-    y, z = axes[1][None, :, None] - 26, axes[2][None, None, :] + 34
-    angle = np.arctan2(z, y) + 0.08 * bump
-    return np.asarray(np.cos(angle * 15), dtype=np.float32)
 
 
 def _varied(

@@ -1,6 +1,7 @@
 """Hemorrhages and calcifications: their shape, susceptibility and signal; a demonstration set and a random generator.
 
-Knows no anatomy beyond the depth function that the generator is given.
+Knows no anatomy beyond the depth function that the generator is given. ``phantoms.pathology`` draws the forms in
+which they occur.
 
 Values: hemorrhages and calcifications of 0.2-2 ppm (Liu T. et al., Radiology 2012;262:269; Chen W. et al., Radiology
 2014;270:496; Schweser F. et al., Med Phys 2010;37:5165). Iron shortens T2*; solid calcium has few mobile protons.
@@ -18,10 +19,28 @@ import numpy.typing as npt
 from phantoms.shapes import Axes, Ellipsoid
 from recon.types import BadInput, FloatArray, Vector
 
-Kind = Literal["hemorrhage", "calcification"]
+Kind = Literal["hemorrhage", "calcification", "mixed"]
 
 WAVES = 6
 """Number of plane waves on the unit sphere that make a surface irregular."""
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What fills a lesion deeper than ``depth_mm`` below its outline: the fluid in a rim, the calcium in old blood.
+
+    ``chi_ppm``, ``r2s_hz``, ``pd`` and ``t1_s`` are as in `Lesion`; the susceptibility may have either sign.
+    """
+
+    depth_mm: float
+    chi_ppm: float
+    r2s_hz: float
+    pd: float
+    t1_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.depth_mm <= 0 or abs(self.chi_ppm) > 3:
+            raise BadInput(f"a core needs a positive depth_mm and at most 3 ppm in modulus, got {self}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +50,9 @@ class Lesion:
     Parameters
     ----------
     kind
-        A hemorrhage is paramagnetic, a calcification diamagnetic.
+        A hemorrhage is paramagnetic, a calcification diamagnetic; a mixed lesion is blood around a core of calcium.
     chi_ppm
-        Susceptibility, ppm relative to water; 0.2-2 in modulus, its sign that of ``kind``.
+        Susceptibility, ppm relative to water; 0.05-3 in modulus, negative for a calcification, else positive.
     centre_mm
         Head coordinates (see ``phantoms.anatomy``).
     radii_mm, angles_deg
@@ -46,6 +65,11 @@ class Lesion:
         R2* in 1/s without the part that the lesion's own field adds, proton density relative to water, T1 in s.
     seed
         Chooses the irregular surface.
+    core
+        What is inside, where that is something else.
+    dispersed
+        Grains among the tissue that they lie in: the susceptibilities add, so that a calcification in an
+        iron-rich nucleus may still be paramagnetic.
     """
 
     kind: Kind
@@ -59,12 +83,16 @@ class Lesion:
     pd: float = 0.6
     t1_s: float = 1.0
     seed: int = 0
+    core: Core | None = None
+    dispersed: bool = False
 
     def __post_init__(self) -> None:
-        if not 0.2 <= abs(self.chi_ppm) <= 2.0:
-            raise BadInput(f"chi_ppm of a lesion must be 0.2-2 in modulus, got {self.chi_ppm}")
-        if (self.chi_ppm > 0) != (self.kind == "hemorrhage"):
+        if not 0.05 <= abs(self.chi_ppm) <= 3.0:
+            raise BadInput(f"chi_ppm of a lesion must be 0.05-3 in modulus, got {self.chi_ppm}")
+        if (self.chi_ppm < 0) != (self.kind == "calcification"):
             raise BadInput(f"a {self.kind} cannot have chi_ppm {self.chi_ppm}")
+        if (self.kind == "mixed") != (self.core is not None and self.core.chi_ppm < 0 < self.chi_ppm):
+            raise BadInput("a mixed lesion, and no other, is paramagnetic around a diamagnetic core")
         if min(self.radii_mm) <= 0:
             raise BadInput(f"radii_mm must be positive, got {self.radii_mm}")
         if not 0 <= self.irregularity <= 0.3:

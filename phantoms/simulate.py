@@ -149,7 +149,7 @@ def _paint(head: Head, protocol: Protocol, axes: Axes, chi_ppm: FloatArray) -> _
         obj.brain[:, acquired] = (inside >= 0.5) & (foreign == 0)
         obj.labels[:, acquired] = _pure(painted.label, factor)
         for index, fraction in enumerate(obj.fractions):
-            own_voxels = painted.chi_label == head.label_of(index)
+            own_voxels = head.where_lesion(index, painted.chi_label)
             if own_voxels.any():
                 fraction[:, acquired] = box_mean(own_voxels, factor)
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from phantoms.anatomy import CHART_MM, Head, head
+from phantoms.anatomy import Head, head
 from phantoms.atlas import LABEL
+from phantoms.charts import CHART_MM
 from phantoms.lesions import Lesion
 from phantoms.physics import centred_axes
 from phantoms.protocol import Protocol

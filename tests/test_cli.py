@@ -238,17 +238,34 @@ def test_a_folder_of_refused_input_is_exit_code_3(run: Run, tiny_study: list[Pat
     assert run("reconstruct", tmp_path / "empty", "-o", tmp_path / "out")[0] == 3
 
 
-@pytest.mark.parametrize("form", ["dicom", "bids"])
-def test_a_phantom_is_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "files", "number"),
+    [
+        ((), "*/*.dcm", 2 * 2 * 16),
+        (("--vendor", "ge"), "*.dcm", 3 * 2 * 16),
+        (("--format", "dicom", "--vendor", "philips-enhanced"), "*.dcm", 1),
+        (("--format", "bids"), "*part-phase_MEGRE.nii*", 2),
+    ],
+)
+def test_a_phantom_is_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], files: str, number: int
+) -> None:
     from phantoms import simulate  # noqa: PLC0415  numba is imported after the settings of conftest
 
     tiny = simulate.Protocol((32, 40, 16), (6.0, 6.0, 10.0), te_s=(0.006, 0.014), tr_s=0.05, flip_deg=20.0)
     monkeypatch.setattr(simulate, "SMALL_PROTOCOL", tiny)
-    code, shown = run("phantom", "-o", tmp_path / "out", "--seed", 3, "--format", form)
+    code, shown = run("phantom", "-o", tmp_path / "out", "--seed", 3, *options)
     assert code == 0
     assert "phantom 3 with" in shown
-    found = list((tmp_path / "out").rglob("*.dcm" if form == "dicom" else "*part-phase_MEGRE.nii*"))
-    assert len(found) == (2 * 2 * 16 if form == "dicom" else 2)
+    assert len(list((tmp_path / "out").rglob(files))) == number
+
+
+def test_a_vendor_does_not_go_with_bids(run: Run, tmp_path: Path) -> None:
+    code, shown = run("phantom", "-o", tmp_path / "out", "--format", "bids", "--vendor", "siemens")
+    assert code == 2
+    assert "--vendor chooses among kinds of DICOM" in shown
+    assert not (tmp_path / "out").exists()
+    assert run("phantom", "-o", tmp_path / "out", "--vendor", "canon")[0] == 2
 
 
 # ------------------------------------------------------------------------------------------------ in production

@@ -15,28 +15,30 @@ import pydicom
 import pytest
 from rich.console import Console
 
-from node import demo, loopback, page, pictures
+from node import demo, loopback, page, pictures, roundtrip
 from node.errors import TransientError
 from phantoms.anatomy import head
 from phantoms.protocol import SMALL_PROTOCOL
-from phantoms.scanner import write_dicom
+from phantoms.scanner import Vendor, write_dicom
 from phantoms.simulate import simulate
 from recon.types import FloatArray, Geometry
 
 COARSE = replace(SMALL_PROTOCOL, shape=(72, 72, 52), voxel_mm=(2.8, 2.8, 2.8), te_s=SMALL_PROTOCOL.te_s[:4:2])
+TINY = replace(SMALL_PROTOCOL, shape=(16, 16, 8), voxel_mm=(13.0, 13.0, 20.0), te_s=(0.005, 0.01))
 
 
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A few scanner images."""
-    tiny = replace(SMALL_PROTOCOL, shape=(16, 16, 8), voxel_mm=(13.0, 13.0, 20.0), te_s=(0.005, 0.01))
-    return write_dicom(simulate(head(1), tiny, 1), tmp_path_factory.mktemp("scanner"))
+    return write_dicom(simulate(head(1), TINY, 1), tmp_path_factory.mktemp("scanner"))
 
 
 # ---------------------------------------------------------------------------------------------------- peers
 
 
-def test_pacs_stores_every_image_as_it_was_sent(scanned: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("vendor", Vendor)
+def test_pacs_stores_every_image_as_it_was_sent(tmp_path: Path, vendor: Vendor) -> None:
+    scanned = write_dicom(simulate(head(1), TINY, 1), tmp_path / "scanner", vendor)
     heard: list[int] = []
     with loopback.Pacs(tmp_path / "pacs") as pacs:
         loopback.send(scanned, pacs.port, "PACS", sent=heard.append)
@@ -136,7 +138,7 @@ def test_sign_is_right_only_for_the_right_sign() -> None:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scanner closes its association, so a second of quiet is enough."""
-    monkeypatch.setattr(demo, "QUIET_S", 1.0)
+    monkeypatch.setattr(roundtrip, "QUIET_S", 1.0)
 
 
 @pytest.mark.usefixtures("hurried")

@@ -12,7 +12,7 @@ from scipy.special import gamma
 
 from phantoms.anatomy import Head, head
 from phantoms.atlas import LABEL, TISSUES
-from phantoms.lesions import DEMO_LESIONS, Kind, Lesion, random_lesion, random_lesions
+from phantoms.lesions import DEMO_LESIONS, Core, Kind, Lesion, random_lesion, random_lesions
 from phantoms.physics import centred_axes
 from phantoms.shapes import Axes, Ellipsoid, Tube, mirrored
 from recon.types import BadInput, Vector
@@ -171,8 +171,10 @@ def test_no_room_is_said() -> None:
     "change",
     [
         {"chi_ppm": -0.5},
-        {"chi_ppm": 0.1},
-        {"chi_ppm": 2.5},
+        {"chi_ppm": 0.04},
+        {"chi_ppm": 3.5},
+        {"kind": "mixed"},
+        {"core": Core(1.0, -1.0, 80.0, 0.3)},
         {"radii_mm": (1.0, 0.0, 1.0)},
         {"irregularity": 0.5},
     ],
@@ -196,7 +198,7 @@ def test_the_demonstration_set_lies_in_the_brain_and_one_calcification_in_a_pall
         index
         for index, lesion in enumerate(whole.lesions)
         if lesion.kind == "calcification"
-        and (inside := painted.label == whole.label_of(index)).any()
+        and (inside := whole.where_lesion(index, painted.label)).any()
         and (without.label[inside] == LABEL["pallidum"]).mean() > 0.5
     ]
     assert len(buried) == 1

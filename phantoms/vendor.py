@@ -1,0 +1,15 @@
+"""The vendors whose files a phantom can be written as; apart from what writes them, so that naming them is cheap."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Vendor(StrEnum):
+    """Whose scanner a phantom comes from, and in which of its formats."""
+
+    SIEMENS = "siemens"
+    GE = "ge"
+    PHILIPS = "philips"
+    PHILIPS_ENHANCED = "philips-enhanced"
+    SIEMENS_XA = "siemens-xa"
