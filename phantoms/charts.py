@@ -10,6 +10,7 @@ import numpy.typing as npt
 import scipy.ndimage
 
 from phantoms.atlas import BRAINSTEM, CALLOSUM, CAVITY, CEREBELLUM, CISTERNS, SKULL_BASE, SURFACE
+from phantoms.physics import in_blocks
 from phantoms.shapes import Axes, Chart, Solid, random_field, smooth_union
 from recon.types import FloatArray
 
@@ -26,7 +27,14 @@ def draw_charts(rng: np.random.Generator, scale: npt.NDArray[np.float64]) -> dic
     template: Axes = (x / np.float32(scale[0]), y / np.float32(scale[1]), z / np.float32(scale[2]))
 
     def union(solids: tuple[Solid, ...], blend_mm: float) -> FloatArray:
-        return smooth_union([solid.distance_mm(template) for solid in solids], blend_mm)
+        result = np.empty(shape, dtype=np.float32)
+
+        def block(part: slice) -> None:
+            here = (template[0][part], template[1], template[2])
+            result[part] = smooth_union([solid.distance_mm(here) for solid in solids], blend_mm)
+
+        in_blocks(x.size, 8, block)
+        return result
 
     def noise(wavelength_mm: float, spread: float = 1.0) -> FloatArray:
         return np.clip(random_field(rng, shape, CHART_MM, wavelength_mm, spread), -2, 2)

@@ -91,8 +91,8 @@ class Motion:
     """The head moves once: phase encodings after the fraction ``at`` of them see it shifted by ``shift_mm``.
 
     Lines are taken from the lowest frequency along y to the highest, and ``at`` lies between 1/2 and 1: the middle of
-    k-space, and with it the image, stay where the truth is. The field moves with the head. Rotations are left out: a
-    turned head has another field of its own, not a phase in k-space.
+    k-space, and with it the image, stay where the truth is. Field and coils move with the head, as for some
+    millimetres they nearly do. Rotations are left out: a turned head has another field, which is no phase in k-space.
     """
 
     shift_mm: Vector

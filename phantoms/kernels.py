@@ -95,11 +95,8 @@ def spins(
             left, right, front, back = field_hz[x0, y], field_hz[x1, y], field_hz[x, y0], field_hz[x, y1]
             out = slope[x, row]
             for z in range(1, nz - 1):
-                dx, dy, dz = (
-                    per_x * (right[z] - left[z]),
-                    per_y * (back[z] - front[z]),
-                    HALF * (f[z + 1] - f[z - 1]),
-                )
+                dx, dy = per_x * (right[z] - left[z]), per_y * (back[z] - front[z])
+                dz = HALF * (f[z + 1] - f[z - 1])
                 out[z] = DEPHASING * (dx * dx + dy * dy + dz * dz)
             for z, dz in ((0, f[1] - f[0]), (nz - 1, f[nz - 1] - f[nz - 2])):
                 dx, dy = per_x * (right[z] - left[z]), per_y * (back[z] - front[z])

@@ -14,7 +14,7 @@ from phantoms.protocol import Protocol
 from phantoms.shapes import Chart
 from recon.types import ComplexArray, FloatArray
 
-ROWS = 4
+ROWS = 2
 """Rows of acquired voxels along y that are worked on together: their arrays stay in the cache."""
 
 

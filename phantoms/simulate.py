@@ -82,14 +82,16 @@ class Phantom:
 def simulate(head: Head, protocol: Protocol = SMALL_PROTOCOL, seed: int = 0) -> Phantom:
     """Scan a head.
 
-    ``seed`` draws what differs from scan to scan: noise, remaining shim error, receive coils, phase offset. The same
-    arguments give the same phantom.
+    ``seed`` draws what differs from scan to scan: noise, remaining shim error, receive coils, phase offset, where
+    blood flows. The same arguments give the same phantom, on any number of cores.
     """
     rng = np.random.default_rng([seed, 2])
     axes = centred_axes(protocol.fine_shape, protocol.fine_voxel_mm)
     bias, offset_rad = receive_coils(rng, protocol.shading)
-    obj = _paint(head, protocol, axes)
-    field_hz = dipole_field(obj.chi_ppm, protocol.fine_voxel_mm, protocol.b0_dir)
+    chi_ppm = np.empty(protocol.fine_shape, dtype=np.float32)
+    obj = _paint(head, protocol, axes, chi_ppm)
+    field_hz = dipole_field(chi_ppm, protocol.fine_voxel_mm, protocol.b0_dir)
+    del chi_ppm
     field_hz *= np.float32(protocol.f0_mhz)
     shim(rng, field_hz, axes, obj.brain, protocol)
 
@@ -118,22 +120,20 @@ def simulate(head: Head, protocol: Protocol = SMALL_PROTOCOL, seed: int = 0) -> 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Object:
-    """The head on the fine grid, and the truth on the acquired one."""
+    """What the signal comes from, on the fine grid, and the truth, on the acquired one."""
 
     label: LabelArray
-    chi_ppm: FloatArray
     truth_ppm: FloatArray
     brain: BoolArray
     labels: LabelArray
     fractions: tuple[FloatArray, ...]
 
 
-def _paint(head: Head, protocol: Protocol, axes: Axes) -> _Object:
-    """Paint the head, some rows along y at a time."""
+def _paint(head: Head, protocol: Protocol, axes: Axes, chi_ppm: FloatArray) -> _Object:
+    """Paint the head, some rows along y at a time; its susceptibility into ``chi_ppm``, on the fine grid."""
     factor, fine, coarse = protocol.oversampling, protocol.fine_shape, protocol.shape
     obj = _Object(
         label=np.empty(fine, dtype=np.uint8),
-        chi_ppm=np.empty(fine, dtype=np.float32),
         truth_ppm=np.empty(coarse, dtype=np.float32),
         brain=np.empty(coarse, dtype=np.bool_),
         labels=np.empty(coarse, dtype=np.uint8),
@@ -143,7 +143,7 @@ def _paint(head: Head, protocol: Protocol, axes: Axes) -> _Object:
     def block(acquired: slice) -> None:
         own = slice(acquired.start * factor, acquired.stop * factor)
         painted = head.paint((axes[0], axes[1][own], axes[2]))
-        obj.label[:, own], obj.chi_ppm[:, own] = painted.label, painted.chi_ppm
+        obj.label[:, own], chi_ppm[:, own] = painted.label, painted.chi_ppm
         obj.truth_ppm[:, acquired] = box_mean(painted.chi_ppm, factor)
         inside, foreign = box_mean(painted.brain, factor), box_mean(painted.foreign, factor)
         obj.brain[:, acquired] = (inside >= 0.5) & (foreign == 0)

@@ -21,10 +21,10 @@ def kernel(parallel: bool = True, inline: Literal["never", "always"] = "never") 
     """Compile a function, keep it on disk.
 
     Without ``fastmath``: whether a product and a sum become one instruction depends on what is compiled together, and
-    a process that compiled for itself gave other last bits than one that found the kernels on disk. Kernels touch no
-    Python object and let other threads run.
+    a process that compiled for itself gave other last bits than one that found the kernels on disk. Kernels of
+    one thread let others run meanwhile; parallel ones do not, since not every threading layer bears two at once.
     """
-    jit = numba.njit(cache=True, parallel=parallel, inline=inline, error_model="numpy", nogil=True)
+    jit = numba.njit(cache=True, parallel=parallel, inline=inline, error_model="numpy", nogil=not parallel)
     return cast(Callable[[F], F], jit)
 
 
