@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from node.validate.promises import Level, PromiseRow
 from node.validate.scores import SolverScores
-from phantoms.simulate import Protocol
+from phantoms.protocol import Protocol
 from phantoms.study.reading import Reader
 from phantoms.study.record import PatientRecord
 from phantoms.study.tables import Study
