@@ -18,7 +18,7 @@ from node.validate.promises import QUANTITIES, Evidence, check, promises
 from node.validate.results import Results, as_json
 from node.validate.scores import SolverScores
 from phantoms.lesions import Kind
-from phantoms.simulate import SMALL_PROTOCOL
+from phantoms.protocol import SMALL_PROTOCOL
 from phantoms.study import tables
 from phantoms.study.reading import READERS
 from phantoms.study.record import IMAGES, Extent, FindingRecord, Image, Outcome, PatientRecord, Reading
