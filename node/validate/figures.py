@@ -103,20 +103,23 @@ def _radius_mm(panels: Panels) -> float:
 
 
 def _line(axes: Axes, panels: Panels, plane: Plane) -> None:
-    """True and measured susceptibility from right to left through the middle of the lesion."""
-    column, row = panels.centre[plane]
+    """True and measured susceptibility through the lesion's middle: along a row of axial, a column of coronal."""
+    along = 0 if plane == "axial" else 1
+    middle, across = panels.centre[plane][along], round(panels.centre[plane][1 - along])
     reach_mm = _radius_mm(panels) + REACH_MM
     box = axes.get_position()
     axes.set_position((box.x0 + 0.042, box.y0 + 0.02, box.width - 0.05, box.height - 0.02))
     axes.set_title("Along a line through the lesion [ppb]", color=INK, fontsize=14, pad=7)
     axes.axhline(0, color=GRID, lw=1, zorder=0)
     for image, (label, colour) in LINES.items():
-        values = panels.planes[plane][image][round(row)]
-        x_mm = (np.arange(values.size) - column) * panels.spacing_mm[plane][0]
-        near = np.abs(x_mm) <= reach_mm
-        axes.plot(x_mm[near], values[near], color=colour, lw=3.2 if image == "truth" else 1.6, label=label,
-                  alpha=0.75 if image == "truth" else 1.0)  # fmt: skip
+        slice_ = panels.planes[plane][image]
+        values = slice_[across] if plane == "axial" else slice_[:, across]
+        mm = (np.arange(values.size) - middle) * panels.spacing_mm[plane][along]
+        near = np.abs(mm) <= reach_mm
+        wide, alpha = (3.2, 0.75) if image == "truth" else (1.6, 1.0)
+        axes.plot(mm[near], values[near], color=colour, lw=wide, alpha=alpha, label=label)
+    first, last = ("right", "left") if plane == "axial" else ("head", "feet")
     axes.set_xlim(-reach_mm, reach_mm)
-    axes.set_xlabel("right    \N{LEFTWARDS ARROW}    mm    \N{RIGHTWARDS ARROW}    left", fontsize=11)
+    axes.set_xlabel(f"{first}    \N{LEFTWARDS ARROW}    mm    \N{RIGHTWARDS ARROW}    {last}", fontsize=11)
     plain(axes)
     axes.legend(frameon=False, labelcolor=INK, fontsize=11, loc="best")
