@@ -238,10 +238,9 @@ def panels(kind: Kind = "hemorrhage", in_nucleus: bool = False, value: float = 0
     rows, columns = np.mgrid[-96:96:1.2, -80:80:1.2].astype(np.float32)
     disc = np.hypot(rows, columns) < 40
     head = (rows / 90) ** 2 + (columns / 72) ** 2 < 1
-    slices: dict[Shown, FloatArray] = {
-        name: np.where(disc, value, 0).astype(np.float32) for name in ("phase", "qsm", "tkd", "truth")
-    }
-    images: dict[Shown, FloatArray] = {"magnitude": np.where(head, 100, 0).astype(np.float32)} | slices
+    images: dict[Shown, FloatArray] = {"magnitude": np.where(head, 100, 0).astype(np.float32)}
+    for name in ("phase", "qsm", "tkd", "truth"):
+        images[name] = np.where(disc, value, 0).astype(np.float32)
     centre = ((head.shape[1] - 1) / 2, (head.shape[0] - 1) / 2)
     return Panels(
         number=1, finding=0, kind=kind, form="mixed" if kind == "mixed" else "solid", in_nucleus=in_nucleus,

@@ -25,12 +25,13 @@ from node.drawing import (
     side_letters,
     white,
 )
+from node.validate.charts import IMAGE_COLOURS
 from node.validate.panels import Panels, Plane, Shown
 from recon.types import FloatArray
 
 LESION_COLOURS = COLOURS | {"mixed": "#d7a6ff"}
 LINES: dict[Shown, tuple[str, str]] = {
-    "truth": ("true", INK), "qsm": ("QSM", "#ffd166"), "tkd": ("TKD", "#7fa7ff")
+    "truth": ("true", INK), "qsm": ("QSM", IMAGE_COLOURS["qsm"]), "tkd": ("TKD", IMAGE_COLOURS["tkd"])
 }  # fmt: skip
 """Names and colours of the maps along the line."""
 
