@@ -264,7 +264,7 @@ def test_panels_survive_their_file(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------------- figures
 
-WIDTH, GAP, TITLE, BAR = 1520, 12, 38, 52
+WIDTH, GAP, TITLE, BAR = 1560, 12, 48, 60
 PANEL = (WIDTH - 4 * GAP) / 3
 
 
@@ -376,6 +376,17 @@ def test_page_says_first_what_is_broken(full: Results) -> None:
     text = text_of(render(Report(replace(full, promises=held), ())))
     assert f"All {len(held)} promises are held" in text[: text.index("simulated patients with")]
     assert "broken" not in text
+
+
+def test_page_says_what_the_network_changed(full: Results) -> None:
+    patients = tuple(
+        replace(patient, through_network={"qsm": 0.25 + patient.number / 1000, "phase": 0.5})
+        for patient in full.patients
+    )
+    text = text_of(render(Report(replace(full, patients=patients, through_dicom=True), ())))
+    assert "QSM, default recipe [ppb] 0.288" in text
+    assert "GRE phase [mrad] 0.500" in text
+    assert "full, through DICOM" in text
 
 
 def test_figures_come_in_the_order_of_the_paper_with_what_readers_said(page: str, full: Results) -> None:

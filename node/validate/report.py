@@ -93,6 +93,7 @@ def render(report: Report) -> str:
         recipes=recipes,
         scores=scores,
         patient_seconds=tables.patient_seconds(results.patients),
+        through_network=tables.through_network(results.patients),
         illustrations=list(_illustrations(report)),
         accuracy=charts.accuracy_png(study, "all"),
         appearance=charts.appearance_png(study),
@@ -134,10 +135,10 @@ def _number(value: float | None, digits: int = 0, sign: str = "", scale: float =
 def _score_name(name: str) -> str:
     if name in SCORE_NAMES:
         return SCORE_NAMES[name]
-    for ending, unit in (("_percent", " [%]"), ("_ppb", " [ppb]")):
-        if name.endswith(ending):
-            name = name.removesuffix(ending) + unit
-    return name.replace("_", " ").replace(".", " ").capitalize()
+    measure, _, of = name.partition(" ")
+    unit = {"percent": " [%]", "ppb": " [ppb]"}.get(measure.rpartition("_")[2], "")
+    words = f"{measure.removesuffix('_percent').removesuffix('_ppb')} {of}".replace("_", " ").strip()
+    return f"{words[0].upper()}{words[1:]}{unit}"
 
 
 def _digits(cell: tuple[float, float, float]) -> int:
