@@ -34,7 +34,7 @@ def test_wheel_holds_the_three_packages_and_nothing_else(wheel: zipfile.ZipFile)
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"node", "recon", "phantoms"}
     for source in (path for package in ("node", "recon", "phantoms") for path in (ROOT / package).rglob("*.py")):
         assert source.relative_to(ROOT).as_posix() in names
-    assert "node/templates/demo.html" in names
+    assert {"node/templates/demo.html", "node/templates/validate.html", "node/validate/promises.toml"} <= set(names)
     assert {"node/py.typed", "recon/py.typed", "phantoms/py.typed"} <= set(names)
     assert not [name for name in names if name.endswith((".pyc", ".nbi", ".nbc"))]
 

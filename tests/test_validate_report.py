@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
+import numpy.typing as npt
 import pytest
 from pydantic import TypeAdapter
 
-from node.validate.panels import Panels, from_npz, to_npz
-from node.validate.promises import QUANTITIES, Evidence, check, promises
+from node.drawing import PHASE_WINDOW_MRAD, QSM_WINDOW_PPB
+from node.validate import charts, figures, paper
+from node.validate.panels import Panels, Shown, from_npz, to_npz
+from node.validate.promises import QUANTITIES, Evidence, Level, check, promises
+from node.validate.report import Report, render
 from node.validate.results import Results, as_json
 from node.validate.scores import SolverScores
 from phantoms.lesions import Kind
@@ -23,6 +30,7 @@ from phantoms.study import tables
 from phantoms.study.reading import READERS
 from phantoms.study.record import IMAGES, Extent, FindingRecord, Image, Outcome, PatientRecord, Reading
 from phantoms.study.tables import tabulate
+from recon.types import FloatArray
 
 RIGHT: dict[Image, float] = {"qsm": 0.98, "tkd": 0.85, "phase": 0.5, "truth": 1.0}
 """How often the readers made up here are right."""
@@ -85,7 +93,7 @@ def made_up(patients: int = 38, right: dict[Image, float] = RIGHT) -> Results:
     """A run of the level that has so many patients."""
     records = cohort(patients, right)
     study = tabulate(records)
-    level = "full" if patients == 38 else "quick"
+    level: Level = "full" if patients == 38 else "quick"
     scores = tuple(
         SolverScores(recipe, head, 60.0, 21.0, {"tissue_percent": 30.0 + head, "lesion_percent": 12.0})
         for recipe in ("default", "fast")
@@ -225,13 +233,14 @@ def test_a_number_that_does_not_exist_is_null(quick: Results) -> None:
 # ---------------------------------------------------------------------------------------------------------- panels
 
 
-def panels(kind: Kind = "hemorrhage", in_nucleus: bool = False, ppb: float = 0.0) -> Panels:
+def panels(kind: Kind = "hemorrhage", in_nucleus: bool = False, value: float = 0.0) -> Panels:
     """A head of 160 x 192 mm with a disc of 40 mm of this value on every image, in the middle."""
     rows, columns = np.mgrid[-96:96:1.2, -80:80:1.2].astype(np.float32)
     disc = np.hypot(rows, columns) < 40
     head = (rows / 90) ** 2 + (columns / 72) ** 2 < 1
-    slices = {name: np.where(disc, ppb, 0).astype(np.float32) for name in ("phase", "qsm", "tkd", "truth")}
-    images = {"magnitude": np.where(head, 100, 0).astype(np.float32)} | slices
+    images: dict[Shown, FloatArray] = {"magnitude": np.where(head, 100, 0).astype(np.float32)}
+    for name in ("phase", "qsm", "tkd", "truth"):
+        images[name] = np.where(disc, value, 0).astype(np.float32)
     centre = ((head.shape[1] - 1) / 2, (head.shape[0] - 1) / 2)
     return Panels(
         number=1, finding=0, kind=kind, form="mixed" if kind == "mixed" else "solid", in_nucleus=in_nucleus,
@@ -241,7 +250,7 @@ def panels(kind: Kind = "hemorrhage", in_nucleus: bool = False, ppb: float = 0.0
 
 
 def test_panels_survive_their_file(tmp_path: Path) -> None:
-    written = panels("calcification", in_nucleus=True, ppb=-300)
+    written = panels("calcification", in_nucleus=True, value=-300)
     to_npz(written, tmp_path / "lesion.npz")
     found = from_npz(tmp_path / "lesion.npz")
     for plane, images in written.planes.items():
@@ -251,3 +260,151 @@ def test_panels_survive_their_file(tmp_path: Path) -> None:
             assert found.planes[plane][name].dtype == np.float32
     about = [f.name for f in fields(Panels) if f.name != "planes"]
     assert [getattr(found, name) for name in about] == [getattr(written, name) for name in about]
+
+
+# --------------------------------------------------------------------------------------------------------- figures
+
+WIDTH, GAP, TITLE, BAR = 1560, 12, 48, 60
+PANEL = (WIDTH - 4 * GAP) / 3
+
+
+def pixels(png: bytes) -> npt.NDArray[np.float32]:
+    return np.asarray(matplotlib.image.imread(io.BytesIO(png)))[..., :3]
+
+
+@pytest.mark.parametrize("shares", [(-2.0, -0.5, 0.0, 1.0), (0.5, 0.0, -1.0, -0.5)])
+def test_a_grey_level_means_the_same_number_in_every_figure(shares: tuple[float, ...]) -> None:
+    """A disc at a share of the window is that grey, and 0 around it mid-grey; a panel has 260 pixels or more."""
+    places: dict[Shown, tuple[tuple[float, float], int, int]] = {
+        "phase": (PHASE_WINDOW_MRAD, 0, 1),
+        "truth": (QSM_WINDOW_PPB, 0, 2),
+        "qsm": (QSM_WINDOW_PPB, 1, 0),
+        "tkd": (QSM_WINDOW_PPB, 1, 1),
+    }
+    disc = panels(value=1.0).planes["coronal"]
+    images = {name: disc[name] * share * places[name][0][1] for name, share in zip(places, shares, strict=True)}
+    picture = pixels(figures.lesion_png(replace(panels(), planes={"coronal": disc | images}), "coronal"))
+    height = picture.shape[0] / 2
+    for (name, (window, row, column)), share in zip(places.items(), shares, strict=True):
+        assert window[0] == -window[1]
+        panel = picture[int(row * height) : int((row + 1) * height), int(column * PANEL + GAP * (column + 1)) :]
+        panel = panel[TITLE:-BAR, : int(PANEL)]
+        rows, columns, _ = panel.shape
+        assert columns >= 260
+        assert panel[rows // 2 + 40, columns // 2 + 40] == pytest.approx(np.clip(0.5 + share / 2, 0, 1), abs=0.01), (
+            name
+        )
+        assert panel[rows // 10, columns // 4] == pytest.approx(0.5, abs=0.01), name
+
+
+def test_lesion_is_circled_where_it_is() -> None:
+    """The only colour on a panel: a circle around the lesion's middle, off the middle of the slice."""
+    shown = panels("calcification")
+    moved = replace(shown, centre={"axial": (100.0, 40.0), "coronal": (30.0, 120.0)})
+    for plane, (column, row) in moved.centre.items():
+        picture = pixels(figures.lesion_png(moved, plane))
+        head = shown.planes[plane]["magnitude"]
+        inside = np.argwhere(head > 0)
+        (top, left), (bottom, right) = inside.min(axis=0) - 4, inside.max(axis=0) + 5
+        panel = picture[TITLE : picture.shape[0] // 2 - BAR, GAP : GAP + int(PANEL)]
+        coloured = np.argwhere(np.ptp(panel, axis=2) > 0.3).mean(axis=0) / panel.shape[:2]
+        expected = ((row + 0.5 - top) / (bottom - top), (column + 0.5 - left) / (right - left))
+        assert coloured == pytest.approx(expected, abs=0.02)
+
+
+def test_charts_are_as_wide_as_the_page_at_least(full: Results, quick: Results) -> None:
+    for results in (full, quick):
+        for png in (
+            charts.accuracy_png(results.study, "all"),
+            charts.appearance_png(results.study),
+            charts.loads_png(results.study.loads),
+            charts.volumes_png(results.patients),
+        ):
+            assert pixels(png).shape[1] >= 1240
+
+
+# ------------------------------------------------------------------------------------------------------------ page
+
+
+def text_of(html: str) -> str:
+    """What a person reads: no pictures, no marks, single spaces."""
+    body = html[html.index("<body>") :]
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body)).replace("&nbsp;", " ")
+
+
+@pytest.fixture(scope="module")
+def page(full: Results) -> str:
+    """The page of the whole cohort, with one lesion of each figure."""
+    shown = (panels("mixed"), panels("calcification", in_nucleus=True), panels("calcification"), panels())
+    axial = tuple(replace(lesion, planes={"axial": lesion.planes["axial"]}) for lesion in shown)
+    return render(Report(full, axial))
+
+
+def test_page_opens_offline(page: str) -> None:
+    assert re.findall(r'(?:src|href)="(?!data:image/png;base64,)', page) == []
+    assert not re.search(r"https?://|@import|url\(|<script|<link", page)
+
+
+def test_page_has_the_paper_beside_this_run(page: str, full: Results) -> None:
+    text = text_of(page)
+    for kind in ("hemorrhage", "calcification"):
+        for measure in ("sensitivity", "specificity"):
+            row = text[text.index(f"{kind.capitalize()}, {measure}") :][:120]
+            theirs = [100 * (paper.mean(image, kind, measure) or 0) for image in ("qsm", "phase")]
+            ours = [
+                100 * full.study.diagnosis("all", kind, measure, image) for image in ("qsm", "phase", "tkd", "truth")
+            ]
+            expected = [theirs[0], ours[0], theirs[1], *ours[1:]]
+            assert re.findall(r"\d+\.\d", row)[:6] == [f"{value:.1f}" for value in expected]
+    for said in ("0.91", "0.55", "96.7 %", "50.3 %", "1.78", "0.93", "0.74", "0.53", "docs/validation.md"):
+        assert said in text
+    for name, version in full.versions.items():
+        assert f"{name} {version}" in text
+    assert "not a medical device" in text
+
+
+def test_page_says_first_what_is_broken(full: Results) -> None:
+    broken = replace(full.promises[0], measured=0.852, held=False)
+    held = tuple(replace(row, held=True) for row in full.promises[1:])
+    text = text_of(render(Report(replace(full, promises=(broken, *held)), ())))
+    verdict = text[: text.index("simulated patients with")]
+    assert f"1 of {len(full.promises)} promises is broken" in verdict
+    assert f"{broken.sentence} 85.2 %" in verdict
+    assert "at least 89.5" in verdict
+    assert broken.id in verdict
+
+    text = text_of(render(Report(replace(full, promises=held), ())))
+    assert f"All {len(held)} promises are held" in text[: text.index("simulated patients with")]
+    assert "broken" not in text
+
+
+def test_page_says_what_the_network_changed(full: Results) -> None:
+    patients = tuple(
+        replace(patient, through_network={"qsm": 0.25 + patient.number / 1000, "phase": 0.5})
+        for patient in full.patients
+    )
+    text = text_of(render(Report(replace(full, patients=patients, through_dicom=True), ())))
+    assert "QSM, default recipe [ppb] 0.288" in text
+    assert "GRE phase [mrad] 0.500" in text
+    assert "full, through DICOM" in text
+
+
+def test_figures_come_in_the_order_of_the_paper_with_what_readers_said(page: str, full: Results) -> None:
+    titles = re.findall(r"<h2>Figure (\d)", page)
+    assert titles == ["1", "2", "3", "4", "5"]
+    assert re.findall(r'alt="([A-Z][^:]+), axial:', page) == [
+        "Hemorrhage", "Calcification", "Calcification in a deep nucleus", "Mixed lesion, calcium in blood"
+    ]  # fmt: skip
+    first = full.patients[0].findings[0]
+    assert f"The readers said on QSM: {first.readings['qsm'][0].outcome}" in text_of(page)
+
+
+def test_what_does_not_exist_is_a_dash(quick: Results) -> None:
+    rows = (replace(quick.promises[0], measured=math.nan, held=False),)
+    study = replace(quick.study, volumes=tuple(replace(v, mean_cm3=math.nan) for v in quick.study.volumes))
+    text = text_of(render(Report(replace(quick, study=study, promises=rows, scores=()), ())))
+    assert "\N{EN DASH} , promised" in text
+    slope = text[text.index("slope of logarithms") :][:60]
+    assert slope.split()[3:9] == ["0.93", "\N{EN DASH}", "0.74", "\N{EN DASH}", "\N{EN DASH}", "\N{EN DASH}"]
+    assert not re.search(r"\b(nan|None|inf)\b", text)
+    assert "Scores of the recipes" not in text

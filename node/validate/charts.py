@@ -16,6 +16,7 @@ from phantoms.study.record import APPEARANCES, IMAGES, Appearance, Image, Patien
 from phantoms.study.tables import KINDS, MEASURES, Group, LoadRow, Study, _measured
 
 DPI = 150
+WIDTH_IN = 10.4
 NAMES: dict[Image, str] = {
     "qsm": "QSM", "tkd": "TKD", "phase": "GRE phase", "truth": "True map"
 }  # fmt: skip
@@ -30,9 +31,9 @@ APPEARANCE_COLOURS: dict[Appearance, str] = {
 
 def accuracy_png(study: Study, group: Group) -> bytes:
     """Sensitivity and specificity of both kinds: every reader's with its interval, and the paper's mean."""
-    figure = Figure(figsize=(11.6, 4.5), dpi=DPI, facecolor=BACKGROUND)
+    figure = Figure(figsize=(WIDTH_IN, 4.3), dpi=DPI, facecolor=BACKGROUND)
     panels = figure.subplots(1, 4, sharey=True)
-    figure.subplots_adjust(left=0.085, right=0.985, top=0.885, bottom=0.20, wspace=0.08)
+    figure.subplots_adjust(left=0.095, right=0.985, top=0.885, bottom=0.20, wspace=0.08)
     asked = [(kind, measure) for kind in KINDS for measure in MEASURES]
     for axes, (kind, measure) in zip(panels, asked, strict=True):
         plain(axes)
@@ -73,8 +74,8 @@ def appearance_png(study: Study) -> bytes:
         "Calcifications in deep nuclei": ["calcification in nuclei"],
         "Mixed lesions": ["mixed"],
     }
-    figure = Figure(figsize=(11.6, 7.4), dpi=DPI, facecolor=BACKGROUND)
-    axes = figure.add_axes((0.085, 0.105, 0.90, 0.865))
+    figure = Figure(figsize=(WIDTH_IN, 7.2), dpi=DPI, facecolor=BACKGROUND)
+    axes = figure.add_axes((0.095, 0.11, 0.885, 0.86))
     plain(axes)
     places, names, top = [], [], 0.0
     for title, members in groups.items():
@@ -119,7 +120,7 @@ def _appearance_shares(study: Study, members: Sequence[str], image: Image) -> di
 
 def loads_png(loads: Sequence[LoadRow]) -> bytes:
     """Figure 4: total susceptibility, and total phase, of a patient against the true load of calcium."""
-    figure = Figure(figsize=(11.6, 5.0), dpi=DPI, facecolor=BACKGROUND)
+    figure = Figure(figsize=(WIDTH_IN, 4.7), dpi=DPI, facecolor=BACKGROUND)
     figure.subplots_adjust(left=0.075, right=0.985, top=0.91, bottom=0.125, wspace=0.2)
     drawn: tuple[tuple[Image, str, str], ...] = (
         ("qsm", "Total susceptibility on QSM", "\N{MINUS SIGN}total susceptibility [ppb cm\N{SUPERSCRIPT THREE}]"),
@@ -153,13 +154,15 @@ def _load(axes: Axes, row: LoadRow) -> None:
         here += f"R\N{SUPERSCRIPT TWO} {fit.r2:.3f}, n = {fit.n}"
     else:
         here = f"{len(row.points)} patients: too few for a line"
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.2)
     axes.text(0.03, 0.965, here, transform=axes.transAxes, color=INK, fontsize=11, va="top")
     axes.text(0.03, 0.90, said, transform=axes.transAxes, color=PAPER_COLOUR, fontsize=11, va="top")
 
 
 def volumes_png(patients: Sequence[PatientRecord]) -> bytes:
     """Figure 5: the volume of calcifications on QSM and on phase against the true one."""
-    figure = Figure(figsize=(11.6, 5.0), dpi=DPI, facecolor=BACKGROUND)
+    figure = Figure(figsize=(WIDTH_IN, 4.7), dpi=DPI, facecolor=BACKGROUND)
     figure.subplots_adjust(left=0.075, right=0.985, top=0.91, bottom=0.125, wspace=0.2)
     findings = [finding for patient in patients for finding in _measured(patient)]
     true = np.array([finding.extents["truth"].volume_cm3 for finding in findings])

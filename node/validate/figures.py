@@ -25,12 +25,13 @@ from node.drawing import (
     side_letters,
     white,
 )
+from node.validate.charts import IMAGE_COLOURS
 from node.validate.panels import Panels, Plane, Shown
 from recon.types import FloatArray
 
 LESION_COLOURS = COLOURS | {"mixed": "#d7a6ff"}
 LINES: dict[Shown, tuple[str, str]] = {
-    "truth": ("true", INK), "qsm": ("QSM", "#ffd166"), "tkd": ("TKD", "#7fa7ff")
+    "truth": ("true", INK), "qsm": ("QSM", IMAGE_COLOURS["qsm"]), "tkd": ("TKD", IMAGE_COLOURS["tkd"])
 }  # fmt: skip
 """Names and colours of the maps along the line."""
 
@@ -41,15 +42,15 @@ TITLES: dict[Shown, str] = {
     "qsm": "QSM, default recipe [ppb]",
     "tkd": "QSM by TKD [ppb]",
 }
-WIDTH_IN = 15.2
-DPI = 100
-GAP_IN, TITLE_IN, BAR_IN = 0.12, 0.38, 0.52
+WIDTH_IN = 10.4
+DPI = 150
+GAP_IN, TITLE_IN, BAR_IN = 0.08, 0.32, 0.40
 SIDES: dict[Plane, tuple[str, str, str, str]] = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "H", "F")}
 REACH_MM = 30.0
 
 
 def lesion_png(panels: Panels, plane: Plane) -> bytes:
-    """Magnitude, phase and truth above, QSM of both inversions and the line below; 1520 pixels wide."""
+    """Magnitude, phase and truth above, QSM of both inversions and the line below; 1560 pixels wide."""
     images = panels.planes[plane]
     box = head_box(images["magnitude"])
     across_mm, down_mm = panels.spacing_mm[plane]
@@ -78,7 +79,7 @@ def lesion_png(panels: Panels, plane: Plane) -> bytes:
             cmap="gray", vmin=low, vmax=high, interpolation="bicubic", extent=(0, width_mm, height_mm, 0),
         )  # fmt: skip
         axes.set_axis_off()
-        axes.set_title(title, color=INK, fontsize=14, pad=7)
+        axes.set_title(title, color=INK, fontsize=11.5, pad=6)
         side_letters(axes, *SIDES[plane])
         axes.add_patch(
             Circle((x_mm, y_mm), _radius_mm(panels), fill=False, lw=1.3, color=LESION_COLOURS[panels.kind])
@@ -86,7 +87,7 @@ def lesion_png(panels: Panels, plane: Plane) -> bytes:
         if name == "magnitude":
             length_bar(axes, height_mm)
         else:
-            grey_bar(figure, place(index, TITLE_IN + tall_in + 0.06, 0.12), shown, np.linspace(low, high, 5))
+            grey_bar(figure, place(index, TITLE_IN + tall_in + 0.05, 0.09), shown, np.linspace(low, high, 5))
     _line(place(5, TITLE_IN, tall_in), panels, plane)
     return png(figure)
 
@@ -103,20 +104,23 @@ def _radius_mm(panels: Panels) -> float:
 
 
 def _line(axes: Axes, panels: Panels, plane: Plane) -> None:
-    """True and measured susceptibility from right to left through the middle of the lesion."""
-    column, row = panels.centre[plane]
+    """True and measured susceptibility through the lesion's middle: along a row of axial, a column of coronal."""
+    along = 0 if plane == "axial" else 1
+    middle, across = panels.centre[plane][along], round(panels.centre[plane][1 - along])
     reach_mm = _radius_mm(panels) + REACH_MM
     box = axes.get_position()
-    axes.set_position((box.x0 + 0.042, box.y0 + 0.02, box.width - 0.05, box.height - 0.02))
-    axes.set_title("Along a line through the lesion [ppb]", color=INK, fontsize=14, pad=7)
+    axes.set_position((box.x0 + 0.05, box.y0 + 0.03, box.width - 0.06, box.height - 0.03))
+    axes.set_title("Along a line through the lesion [ppb]", color=INK, fontsize=11.5, pad=6)
     axes.axhline(0, color=GRID, lw=1, zorder=0)
     for image, (label, colour) in LINES.items():
-        values = panels.planes[plane][image][round(row)]
-        x_mm = (np.arange(values.size) - column) * panels.spacing_mm[plane][0]
-        near = np.abs(x_mm) <= reach_mm
-        axes.plot(x_mm[near], values[near], color=colour, lw=3.2 if image == "truth" else 1.6, label=label,
-                  alpha=0.75 if image == "truth" else 1.0)  # fmt: skip
+        slice_ = panels.planes[plane][image]
+        values = slice_[across] if plane == "axial" else slice_[:, across]
+        mm = (np.arange(values.size) - middle) * panels.spacing_mm[plane][along]
+        near = np.abs(mm) <= reach_mm
+        wide, alpha = (3.2, 0.75) if image == "truth" else (1.6, 1.0)
+        axes.plot(mm[near], values[near], color=colour, lw=wide, alpha=alpha, label=label)
+    first, last = ("right", "left") if plane == "axial" else ("head", "feet")
     axes.set_xlim(-reach_mm, reach_mm)
-    axes.set_xlabel("right    \N{LEFTWARDS ARROW}    mm    \N{RIGHTWARDS ARROW}    left", fontsize=11)
+    axes.set_xlabel(f"{first}    \N{LEFTWARDS ARROW}    mm    \N{RIGHTWARDS ARROW}    {last}", fontsize=10)
     plain(axes)
-    axes.legend(frameon=False, labelcolor=INK, fontsize=11, loc="best")
+    axes.legend(frameon=False, labelcolor=INK, fontsize=10, loc="best")

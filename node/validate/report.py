@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from node.drawing import PHASE_WINDOW_MRAD, QSM_WINDOW_PPB
 from node.validate import charts, figures, paper, tables
 from node.validate.panels import Panels, Plane
-from node.validate.promises import Comparison, PromiseRow, Unit
+from node.validate.promises import Comparison, PromiseRow
 from node.validate.results import Results
 from phantoms.study.record import FindingRecord, Image, Reading
 from phantoms.study.tables import GROUPS
@@ -38,7 +38,7 @@ SCORE_NAMES = {
     "moment_deviation_percent": "Error of the moment of calcifications [%]",
     "streak_level": "Streaks around calcifications (0 is none)",
 }
-"""Scores that are not here are written by their names."""
+"""Scores that are not here are written by their own names."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,9 +71,9 @@ def render(report: Report) -> str:
         "signed": lambda value, digits=0: _number(value, digits, "+"),
         "percent": lambda value, digits=1: _number(value, digits, scale=100),
         "p": _p,
-        "measured": lambda row: _quantity(row.measured, row.unit),
+        "measured": _measured,
         "limit": _limit,
-        "score": lambda name: SCORE_NAMES.get(name, name.replace("_", " ")),
+        "score": _score_name,
     }
     environment.filters.update(filters)
     results, study = report.results, report.results.study
@@ -93,6 +93,7 @@ def render(report: Report) -> str:
         recipes=recipes,
         scores=scores,
         patient_seconds=tables.patient_seconds(results.patients),
+        through_network=tables.through_network(results.patients),
         illustrations=list(_illustrations(report)),
         accuracy=charts.accuracy_png(study, "all"),
         appearance=charts.appearance_png(study),
@@ -131,6 +132,15 @@ def _number(value: float | None, digits: int = 0, sign: str = "", scale: float =
     return text.replace("-", "\N{MINUS SIGN}")
 
 
+def _score_name(name: str) -> str:
+    if name in SCORE_NAMES:
+        return SCORE_NAMES[name]
+    measure, _, of = name.partition(" ")
+    unit = {"percent": " [%]", "ppb": " [ppb]"}.get(measure.rpartition("_")[2], "")
+    words = f"{measure.removesuffix('_percent').removesuffix('_ppb')} {of}".replace("_", " ").strip()
+    return f"{words[0].upper()}{words[1:]}{unit}"
+
+
 def _digits(cell: tuple[float, float, float]) -> int:
     """Decimals that leave about three digits of a score."""
     largest = max((abs(value) for value in cell if math.isfinite(value)), default=0.0)
@@ -149,18 +159,12 @@ def _p(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _quantity(value: float, unit: Unit) -> str:
-    """A promise's number with its unit."""
-    if not math.isfinite(value):
-        return ABSENT
-    match unit:
-        case "%":
-            return f"{_number(value, 1, scale=100)} %"
-        case "points":
-            return f"{_number(value, 1, scale=100)} points"
-        case "":
-            return _number(value, 3)
+def _measured(row: PromiseRow) -> str:
+    if row.unit == "" or not math.isfinite(row.measured):
+        return _number(row.measured, 3)
+    return f"{_number(row.measured, 1, scale=100)}\N{NO-BREAK SPACE}{row.unit}"
 
 
 def _limit(row: PromiseRow) -> str:
-    return f"{COMPARISONS[row.compare]} {_quantity(row.limit, row.unit)}"
+    exact = f"{row.limit:g}" if row.unit == "" else f"{100 * row.limit:g}\N{NO-BREAK SPACE}{row.unit}"
+    return f"{COMPARISONS[row.compare]} {exact}"

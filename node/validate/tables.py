@@ -223,6 +223,15 @@ def patient_seconds(patients: Sequence[PatientRecord]) -> dict[str, tuple[float,
     return {step: _middle(p.seconds[step] for p in patients if step in p.seconds) for step in steps}
 
 
+def through_network(patients: Sequence[PatientRecord]) -> dict[Image, float]:
+    """Largest difference of any patient between what came back and the arrays; empty when nothing was sent."""
+    largest: dict[Image, float] = {}
+    for patient in patients:
+        for image, difference in patient.through_network.items():
+            largest[image] = max(difference, largest.get(image, 0.0))
+    return largest
+
+
 def _middle(values: Iterable[float]) -> tuple[float, float, float]:
     found = [float(value) for value in values]
     return median(found), min(found), max(found)
