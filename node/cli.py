@@ -195,6 +195,10 @@ def phantom(
         Format, typer.Option("--format", help="Scanner-like DICOM, or BIDS with the truth.")
     ] = Format.DICOM,
     size: Annotated[Size, typer.Option(help="128x128x72 or 416x320x72 voxels.")] = Size.SMALL,
+    protocol: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="TOML: how to scan, where it differs from --size."),
+    ] = None,
     vendor: Annotated[
         Vendor | None, typer.Option(help="Whose DICOM: series, scaling, sign and tags.", show_default="siemens")
     ] = None,
@@ -205,14 +209,16 @@ def phantom(
     with _told():
         _kernel_cache()
 
+    from node.protocols import protocol_from
     from phantoms.anatomy import head
     from phantoms.bids import write_bids
     from phantoms.protocol import REFERENCE_PROTOCOL, SMALL_PROTOCOL
     from phantoms.scanner import write_dicom
     from phantoms.simulate import simulate
 
-    protocol = REFERENCE_PROTOCOL if size is Size.REFERENCE else SMALL_PROTOCOL
-    made = simulate(head(seed), protocol, seed)
+    scan = REFERENCE_PROTOCOL if size is Size.REFERENCE else SMALL_PROTOCOL
+    with _told():
+        made = simulate(head(seed), protocol_from(protocol, scan) if protocol else scan, seed)
     if form is Format.BIDS:
         write_bids(made, output)
     else:
@@ -236,9 +242,7 @@ def demo(output: Output = Path("demo-out")) -> None:
 @app.command()
 def validate(
     output: Output = Path("validation"),
-    level: Annotated[
-        Depth, typer.Option(help="4 patients in 2 minutes, or all 38 in 20.")
-    ] = Depth.QUICK,
+    level: Annotated[Depth, typer.Option(help="4 patients in 2 minutes, or all 38 in 20.")] = Depth.QUICK,
     through_dicom: Annotated[
         bool, typer.Option("--through-dicom", help="Every patient goes through C-STORE, a node and back.")
     ] = False,

@@ -247,17 +247,34 @@ def test_a_folder_of_refused_input_is_exit_code_3(run: Run, tiny_study: list[Pat
         (("--format", "bids"), "*part-phase_MEGRE.nii*", 2),
     ],
 )
-def test_a_phantom_is_written(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], files: str, number: int
-) -> None:
-    from phantoms import simulate  # noqa: PLC0415  numba is imported after the settings of conftest
-
-    tiny = simulate.Protocol((32, 40, 16), (6.0, 6.0, 10.0), te_s=(0.006, 0.014), tr_s=0.05, flip_deg=20.0)
-    monkeypatch.setattr(simulate, "SMALL_PROTOCOL", tiny)
-    code, shown = run("phantom", "-o", tmp_path / "out", "--seed", 3, *options)
+def test_a_phantom_is_written(run: Run, tmp_path: Path, options: tuple[str, ...], files: str, number: int) -> None:
+    (tmp_path / "tiny.toml").write_text(
+        "shape = [32, 40, 16]\nvoxel_mm = [6, 6, 10]\nte_s = [0.006, 0.014]\ntr_s = 0.05\n"
+        "[bipolar]\nconstant_rad = 0.3\n"
+    )
+    protocol = ("--protocol", tmp_path / "tiny.toml")
+    code, shown = run("phantom", "-o", tmp_path / "out", "--seed", 3, *protocol, *options)
     assert code == 0
     assert "phantom 3 with" in shown
     assert len(list((tmp_path / "out").rglob(files))) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("snr = ", "not valid TOML"),
+        ("matrix = 7", "matrix: Unexpected"),
+        ("snr = -1", "snr must be positive"),
+        ("voxel_mm = [1, 1]", "voxel_mm"),
+        ("[motion]\nshift_mm = [1, 0, 0]\nat = 0.2", "at of a motion"),
+    ],
+)
+def test_a_protocol_that_cannot_be_is_said(run: Run, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "scan.toml").write_text(text)
+    code, shown = run("phantom", "-o", tmp_path / "out", "--protocol", tmp_path / "scan.toml")
+    assert code == 1
+    assert said in shown
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_vendor_does_not_go_with_bids(run: Run, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def cohort(patients: int = 38, right: dict[Image, float] = RIGHT, seed: int = 0)
                 )
             ),
             seconds={"simulate": 12.0, "reconstruct": 20.0},
+            through_network={"qsm": 0.5, "phase": 0.4},
         )
         for number in range(1, patients + 1)
     ]  # fmt: skip
@@ -95,7 +96,9 @@ def made_up(patients: int = 38, right: dict[Image, float] = RIGHT) -> Results:
     study = tabulate(records)
     level: Level = "full" if patients == 38 else "quick"
     scores = tuple(
-        SolverScores(recipe, head, 60.0, 21.0, {"tissue_percent": 30.0 + head, "lesion_percent": 12.0})
+        SolverScores(
+            recipe, head, 60.0, 21.0, {"nrmse_percent": 30.0 + head, "lesion_slope": 0.9, "shadow_ppb": 12.0}
+        )
         for recipe in ("default", "fast")
         for head in (1, 2)
     )
@@ -203,9 +206,19 @@ def test_a_promise_without_a_number_is_broken() -> None:
     assert not rows["total-susceptibility"].held
 
 
+def test_the_network_is_asked_for_where_it_was_taken(full: Results) -> None:
+    evidence = Evidence(full.study, full.patients, full.scores)
+    asked = [row for row in check(evidence, "full", through_network=True) if row.id == "network"]
+    assert [(row.measured, row.held) for row in asked] == [(0.5, True)]
+    assert "network" not in {row.id for row in full.promises}
+    stayed = (replace(full.patients[0], through_network={}), *full.patients[1:])
+    row = next(r for r in check(Evidence(full.study, stayed, ()), "full", True) if r.id == "network")
+    assert not row.held
+
+
 def test_solver_scores_are_those_of_the_worst_head(full: Results) -> None:
-    assert QUANTITIES["solver.tissue_percent"](Evidence(full.study, full.patients, full.scores)) == 32
-    assert math.isnan(QUANTITIES["solver.tissue_percent"](Evidence(full.study, full.patients, ())))
+    assert QUANTITIES["solver.nrmse_percent"](Evidence(full.study, full.patients, full.scores)) == 32
+    assert math.isnan(QUANTITIES["solver.nrmse_percent"](Evidence(full.study, full.patients, ())))
 
 
 # --------------------------------------------------------------------------------------------------------- results

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from node.drawing import BACKGROUND, COLOURS, FAINT, GRID, INK, plain, png
 from node.validate import paper
 from phantoms.study.record import APPEARANCES, IMAGES, Appearance, Image, PatientRecord
-from phantoms.study.tables import KINDS, MEASURES, Group, LoadRow, Study, _measured
+from phantoms.study.tables import KINDS, MEASURES, Group, LoadRow, Study, measured
 
 DPI = 150
 WIDTH_IN = 10.4
@@ -164,11 +164,11 @@ def volumes_png(patients: Sequence[PatientRecord]) -> bytes:
     """Figure 5: the volume of calcifications on QSM and on phase against the true one."""
     figure = Figure(figsize=(WIDTH_IN, 4.7), dpi=DPI, facecolor=BACKGROUND)
     figure.subplots_adjust(left=0.075, right=0.985, top=0.91, bottom=0.125, wspace=0.2)
-    findings = [finding for patient in patients for finding in _measured(patient)]
+    findings = [finding for patient in patients for finding in measured(patient)]
     true = np.array([finding.extents["truth"].volume_cm3 for finding in findings])
     drawn: tuple[Image, ...] = ("qsm", "phase")
     for axes, image in zip(figure.subplots(1, 2), drawn, strict=True):
-        measured = np.array([finding.extents[image].volume_cm3 for finding in findings])
+        shown = np.array([finding.extents[image].volume_cm3 for finding in findings])
         plain(axes)
         axes.set_title(f"Volume on {NAMES[image]}", color=INK, fontsize=12.5, pad=8)
         axes.set(xscale="log", yscale="log", xlim=VOLUMES_CM3, ylim=VOLUMES_CM3)
@@ -176,9 +176,9 @@ def volumes_png(patients: Sequence[PatientRecord]) -> bytes:
         axes.set_ylabel("measured [cm\N{SUPERSCRIPT THREE}]")
         axes.grid(color=GRID, lw=0.8)
         axes.plot(VOLUMES_CM3, VOLUMES_CM3, color=FAINT, lw=1.2)
-        axes.plot(true, measured, "o", ms=6, color=COLOURS["calcification"], alpha=0.75)
+        axes.plot(true, shown, "o", ms=6, color=COLOURS["calcification"], alpha=0.75)
         if findings:
-            said = f"mean {measured.mean():.2f}, true {true.mean():.2f} cm\N{SUPERSCRIPT THREE}, n = {len(findings)}"
+            said = f"mean {shown.mean():.2f}, true {true.mean():.2f} cm\N{SUPERSCRIPT THREE}, n = {len(findings)}"
             axes.text(0.03, 0.965, said, transform=axes.transAxes, color=INK, fontsize=11, va="top")
         ct = f"paper: {paper.VOLUME_CM3[image]:.2f}, CT {paper.VOLUME_CM3['truth']:.2f} cm\N{SUPERSCRIPT THREE}"
         axes.text(0.03, 0.90, ct, transform=axes.transAxes, color=PAPER_COLOUR, fontsize=11, va="top")

@@ -46,7 +46,9 @@ WIDTH_IN = 10.4
 DPI = 150
 GAP_IN, TITLE_IN, BAR_IN = 0.08, 0.32, 0.40
 SIDES: dict[Plane, tuple[str, str, str, str]] = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "H", "F")}
-REACH_MM = 30.0
+FREE_MM = 6.0
+"""The circle leaves so much of the surroundings free; the line goes on by ``REACH_MM``."""
+REACH_MM = 36.0
 
 
 def lesion_png(panels: Panels, plane: Plane) -> bytes:
@@ -82,7 +84,7 @@ def lesion_png(panels: Panels, plane: Plane) -> bytes:
         axes.set_title(title, color=INK, fontsize=11.5, pad=6)
         side_letters(axes, *SIDES[plane])
         axes.add_patch(
-            Circle((x_mm, y_mm), _radius_mm(panels), fill=False, lw=1.3, color=LESION_COLOURS[panels.kind])
+            Circle((x_mm, y_mm), _radius_mm(panels) + FREE_MM, fill=False, lw=1.3, color=LESION_COLOURS[panels.kind])
         )
         if name == "magnitude":
             length_bar(axes, height_mm)
@@ -99,27 +101,34 @@ def _window(name: Shown, magnitude: FloatArray) -> tuple[float, float]:
 
 
 def _radius_mm(panels: Panels) -> float:
-    """A circle that leaves the surroundings of the lesion free."""
-    return float(np.cbrt(1000 * panels.volume_cm3 * 3 / (4 * np.pi))) + 6.0
+    """The lesion's, were it a sphere."""
+    return float(np.cbrt(1000 * panels.volume_cm3 * 3 / (4 * np.pi)))
 
 
 def _line(axes: Axes, panels: Panels, plane: Plane) -> None:
     """True and measured susceptibility through the lesion's middle: along a row of axial, a column of coronal."""
     along = 0 if plane == "axial" else 1
     middle, across = panels.centre[plane][along], round(panels.centre[plane][1 - along])
-    reach_mm = _radius_mm(panels) + REACH_MM
+    radius_mm = _radius_mm(panels)
+    reach_mm = radius_mm + REACH_MM
     box = axes.get_position()
     axes.set_position((box.x0 + 0.05, box.y0 + 0.03, box.width - 0.06, box.height - 0.03))
     axes.set_title("Along a line through the lesion [ppb]", color=INK, fontsize=11.5, pad=6)
     axes.axhline(0, color=GRID, lw=1, zorder=0)
+    within = []
     for image, (label, colour) in LINES.items():
         slice_ = panels.planes[plane][image]
         values = slice_[across] if plane == "axial" else slice_[:, across]
         mm = (np.arange(values.size) - middle) * panels.spacing_mm[plane][along]
         near = np.abs(mm) <= reach_mm
+        within.append(values[np.abs(mm) <= radius_mm + FREE_MM / 2])
         wide, alpha = (3.2, 0.75) if image == "truth" else (1.6, 1.0)
         axes.plot(mm[near], values[near], color=colour, lw=wide, alpha=alpha, label=label)
     first, last = ("right", "left") if plane == "axial" else ("head", "feet")
+    # Bone and air on the way are ten times the lesion: its own range is shown.
+    strongest = max(100.0, float(np.percentile(np.abs(np.concatenate(within)), 95)))
+    low, high = (-0.5, 1.35) if panels.kind == "hemorrhage" else (-1.35, 0.5)
+    axes.set_ylim(low * strongest, (high if panels.kind != "mixed" else 1.35) * strongest)
     axes.set_xlim(-reach_mm, reach_mm)
     axes.set_xlabel(f"{first}    \N{LEFTWARDS ARROW}    mm    \N{RIGHTWARDS ARROW}    {last}", fontsize=10)
     plain(axes)

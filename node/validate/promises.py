@@ -18,6 +18,8 @@ from phantoms.study.record import Image, PatientRecord
 from phantoms.study.tables import KINDS, MEASURES, Diagnosed, Measure, Study
 
 Level = Literal["quick", "full"]
+Extent = Level | Literal["network"]
+"""What a limit is for: a level, or any run that goes through DICOM."""
 Unit = Literal["%", "points", ""]
 Comparison = Literal["at_least", "at_most", "above"]
 
@@ -32,13 +34,13 @@ READABLE_CM3 = 0.06
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """One limit. ``quantity`` is a name in ``QUANTITIES``; ``limit`` is by level."""
+    """One limit. ``quantity`` is a name in ``QUANTITIES``; ``limit`` is by what it is for."""
 
     sentence: str
     quantity: str
     unit: Unit
     compare: Comparison
-    limit: dict[Level, float]
+    limit: dict[Extent, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +75,14 @@ def promises() -> dict[str, Promise]:
     return TypeAdapter(dict[str, Promise]).validate_python(tomllib.loads(text), extra="forbid")
 
 
-def check(evidence: Evidence, level: Level) -> tuple[PromiseRow, ...]:
-    """Every promise of a level, in the order of the file."""
+def check(evidence: Evidence, level: Level, through_network: bool = False) -> tuple[PromiseRow, ...]:
+    """Every promise of a level, and of the way over the network, in the order of the file."""
+    asked: tuple[Extent, ...] = (level, "network") if through_network else (level,)
     return tuple(
-        _checked(name, promise, promise.limit[level], evidence)
+        _checked(name, promise, promise.limit[extent], evidence)
         for name, promise in promises().items()
-        if level in promise.limit
+        for extent in asked
+        if extent in promise.limit
     )
 
 
@@ -144,6 +148,12 @@ def _worst(score: str, worst: Callable[[list[float]], float], evidence: Evidence
     return worst(found) if found else math.nan
 
 
+def _network_deviation(evidence: Evidence) -> float:
+    """The largest of all patients; NaN if one of them did not go over the network."""
+    found = [max(patient.through_network.values(), default=math.nan) for patient in evidence.patients]
+    return max(found) if not any(map(math.isnan, found)) else math.nan
+
+
 QUANTITIES: dict[str, Quantity] = {
     **{f"{measure}.{kind}": partial(_accuracy, kind, measure) for measure in MEASURES for kind in KINDS},
     **{
@@ -160,6 +170,8 @@ QUANTITIES: dict[str, Quantity] = {
     "right_sign_of_60_mm3": _right_sign,
     "load_r2": _load_r2,
     "volume_deviation": _volume_deviation,
-    "solver.tissue_percent": partial(_worst, "tissue_percent", max),
-    "solver.lesion_percent": partial(_worst, "lesion_percent", max),
+    "solver.nrmse_percent": partial(_worst, "nrmse_percent", max),
+    "solver.lesion_slope": partial(_worst, "lesion_slope", min),
+    "solver.shadow_ppb": partial(_worst, "shadow_ppb", max),
+    "network_deviation": _network_deviation,
 }

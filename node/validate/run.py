@@ -94,7 +94,7 @@ def validate(level: Level, output: Path, cache_dir: Path, console: Console, thro
         finished=datetime.now().astimezone().replace(microsecond=0),
         cores=_cores(),
         seconds=seconds,
-        promises=check(Evidence(study, patients, scores), level.name),
+        promises=check(Evidence(study, patients, scores), level.name, through_network),
         study=study,
         scores=scores,
         patients=tuple(patients),

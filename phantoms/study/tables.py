@@ -267,7 +267,7 @@ def _share(patients: Sequence[Sequence[FindingRecord]], image: Image, counts: Ca
     )
 
 
-def _measured(record: PatientRecord) -> list[FindingRecord]:
+def measured(record: PatientRecord) -> list[FindingRecord]:
     """Calcifications outside deep nuclei that every reader sees on QSM and on phase."""
     return [
         f
@@ -279,7 +279,7 @@ def _measured(record: PatientRecord) -> list[FindingRecord]:
 
 
 def _volume(records: Sequence[PatientRecord], image: Image) -> VolumeRow:
-    findings = [f for record in records for f in _measured(record)]
+    findings = [f for record in records for f in measured(record)]
     volumes = np.array([f.extents[image].volume_cm3 for f in findings])
     truth = [f.extents["truth"].volume_cm3 for f in findings]
     return VolumeRow(
@@ -294,7 +294,7 @@ def _volume(records: Sequence[PatientRecord], image: Image) -> VolumeRow:
 def _load(records: Sequence[PatientRecord], image: Image) -> LoadRow:
     points, lost = [], 0
     for record in records:
-        findings = _measured(record)
+        findings = measured(record)
         load = -sum(f.extents["truth"].total for f in findings)
         total = sum(f.extents[image].total for f in findings) * (1 if image == "phase" else -1)
         if load > 0 and total > 0:
