@@ -231,12 +231,13 @@ def grown(core: BoolArray, bright: BoolArray, coherent: BoolArray, voxel_mm: Vec
 def dark_lesions(
     dim: BoolArray, brain: BoolArray, plane: MirrorPlane, voxel_mm: Vector, closing_mm: float
 ) -> BoolArray:
-    """Dark dents in the brain whose mirror image is brain, or that have brain below; thick ones with what is around.
+    """Dents in the brain whose mirror image is brain, or dark with brain below; thick dark ones with what is around.
 
-    Gaps of the skull base are symmetric and open downwards. Lesions are not, and the vault has brain below.
+    Gaps of the skull base are symmetric and open downwards. Lesions are not, and the vault has brain below. A large
+    calcification may hold signal behind a dark rim: it is no dark dent, but has its mirror image.
     """
-    dents = dim & closed(brain, voxel_mm, closing_mm)
-    above = np.logical_or.accumulate(brain, axis=2)
+    dents = closed(brain, voxel_mm, closing_mm) & ~brain
+    above = dim & np.logical_or.accumulate(brain, axis=2)
     lesions = opened(dents & (above | plane.is_mirrored(dents & ~above, brain, voxel_mm)), voxel_mm, 1.5)
     return lesions | (dim & dilate(opened(lesions, voxel_mm, THICK_MM), voxel_mm, MARGIN_MM))
 
