@@ -53,6 +53,35 @@ def cg_turn(direction: FloatArray, scaled: FloatArray, ratio: Any) -> None:
         direction[i] = scaled[i] + ratio * direction[i]
 
 
+# f - width sum_a (ds_a / mean s) df_a,  d half the difference of both neighbours, mean over the three; both limited
+@kernel()
+def at_middle(
+    field: FloatArray, signal: FloatArray, mask: BoolArray, width: Any, limit: Any, moved: FloatArray
+) -> None:
+    """Field of the voxels' middles from that of their signals' middles, Hz."""
+    nx, ny, nz = field.shape
+    three = np.float32(3)
+    for px in numba.prange(nx):
+        x = np.int64(px)
+        for y in range(ny):
+            for z in range(nz):
+                moved[x, y, z] = field[x, y, z]
+                if not mask[x, y, z]:
+                    continue
+                for axis in range(3):
+                    dx, dy, dz = int(axis == 0), int(axis == 1), int(axis == 2)
+                    x0, y0, z0, x1, y1, z1 = x - dx, y - dy, z - dz, x + dx, y + dy, z + dz
+                    if x0 < 0 or y0 < 0 or z0 < 0 or x1 == nx or y1 == ny or z1 == nz:
+                        continue
+                    if not mask[x0, y0, z0] or not mask[x1, y1, z1]:
+                        continue
+                    low, high = signal[x0, y0, z0], signal[x1, y1, z1]
+                    mean = max((low + signal[x, y, z] + high) / three, TINY)
+                    slope = min(max(HALF * (high - low) / mean, -ONE), ONE)
+                    step = min(max(HALF * (field[x1, y1, z1] - field[x0, y0, z0]), -limit), limit)
+                    moved[x, y, z] -= width * slope * step
+
+
 # w = e r per face; e = 1 / (1 + (|dM| / (tau max M))^2) between two deep voxels, else 1
 #               r = 1 / (1 + scale |dchi| / half), 1 between two voxels of data weight below 0.05; 0 out of the brain
 @kernel()

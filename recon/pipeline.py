@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from recon.background import reach_mm, remove_background
 from recon.bipolar import corrected, readout_phase
+from recon.centroid import at_middle
 from recon.echoes import Echoes, echo_spacing_s, first_phase, fit_field, phase_offset, whole_turns
 from recon.grid import WorkGrid
 from recon.highpass import homodyne
@@ -208,6 +209,7 @@ def total_field(
     tell(0.3)
     offset_rad = phase_offset(echoes, start_hz, recipe.echoes)
     field = fit_field(echoes, start_hz, offset_rad, recipe.echoes)
+    field = at_middle(field, echoes.mask, echoes.te_s, spacing_s)
     misfit = float(np.median(field.misfit[echoes.mask]))
     fit = Trace("field", f"{type(recipe.unwrap).__name__}, complex fit", residual=misfit)
     return echoes, field, (Trace("readout", readout.words), fit)
