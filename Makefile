@@ -1,14 +1,16 @@
-# make demo | test | check | bench | accuracy | lock | image | clean
+# make demo | validate | test | check | bench | accuracy | lock | image | clean
 # Everything is installed into .venv, from the lock files in requirements/.
 
 PYTHON ?= python3
+LEVEL ?= quick
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check format bench bench-compare bench-scale accuracy lock image clean
+.PHONY: help demo validate test check format bench bench-compare bench-scale accuracy lock image clean
 
 help:
 	@echo "make demo    phantom patient -> scanner -> node -> PACS: pictures, a page and a table in demo-out/"
+	@echo "make validate  the reading study on 4 simulated patients: a report in validation/ (LEVEL=full: all 38)"
 	@echo "make test    all tests (installs the DICOM peers that they talk to, where it may)"
 	@echo "make check   ruff, format and mypy --strict"
 	@echo "make format  rewrite the sources the way ruff wants them"
@@ -21,6 +23,9 @@ help:
 
 demo: .venv/run.stamp
 	$(BIN)/qsm-node demo --output demo-out
+
+validate: .venv/run.stamp
+	$(BIN)/qsm-node validate --output validation --level $(LEVEL)
 
 test: .venv/test.stamp .venv/peers.stamp
 	$(BIN)/pytest -n 2
@@ -53,7 +58,7 @@ image:
 	scripts/build-image.sh
 
 clean:
-	rm -rf .venv demo-out benchmarks/cache dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv demo-out validation benchmarks/cache dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find node recon phantoms benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------------------------ environment
