@@ -21,12 +21,14 @@ from recon import kernels
 from recon.types import BoolArray, FieldMap, FloatArray
 
 WIDTH = 2.0
+UNSURE = 0.35
+"""Share of what was corrected by which the corrected field may still be wrong, as a standard deviation."""
 STEEPEST = 0.25
 """Turns of phase between two echoes by which neighbours may differ and still be believed."""
 
 
 def at_middle(field: FieldMap, mask: BoolArray, te_s: FloatArray, spacing_s: float) -> FieldMap:
-    """The field map of the voxels' middles.
+    """The field map of the voxels' middles; where much was corrected, the field is less sure.
 
     Parameters
     ----------
@@ -42,4 +44,5 @@ def at_middle(field: FieldMap, mask: BoolArray, te_s: FloatArray, spacing_s: flo
         field.field_hz, field.amplitude * np.exp(-mean_te_s * field.r2s_hz), mask,
         np.float32(WIDTH / 12), limit_hz, moved,
     )  # fmt: skip
-    return replace(field, field_hz=moved)
+    unsure_hz = np.float32(UNSURE) * (moved - field.field_hz)
+    return replace(field, field_hz=moved, sd_hz=np.hypot(field.sd_hz, unsure_hz))

@@ -15,7 +15,7 @@ from phantoms.protocol import REFERENCE_PROTOCOL
 from phantoms.simulate import simulate
 from phantoms.study.extent import susceptibility_extent
 from phantoms.study.reading import site
-from recon.centroid import WIDTH, at_middle
+from recon.centroid import UNSURE, WIDTH, at_middle
 from recon.pipeline import reconstruct
 from recon.types import FieldMap, FloatArray
 
@@ -59,6 +59,14 @@ def test_slopes_move_it_by_the_signals_centroid(axis: int) -> None:
     expected = field - WIDTH / 12 * 0.2 / signal * 3.0
     np.testing.assert_allclose(moved[tuple(inside)], expected[tuple(inside)], rtol=1e-5)
     np.testing.assert_array_equal(np.take(moved, [0, -1], axis), np.take(field, [0, -1], axis))
+
+
+def test_what_was_corrected_is_less_sure() -> None:
+    field = field_map(ramp(0, 30.0), ramp(0, 0.2, 2.0))
+    moved = at_middle(field, EVERYWHERE, TE_S, SPACING_S)
+    corrected_hz = moved.field_hz - field.field_hz
+    assert np.abs(corrected_hz).max() > 0.2
+    np.testing.assert_allclose(moved.sd_hz**2, field.sd_hz**2 + (UNSURE * corrected_hz) ** 2, rtol=1e-5)
 
 
 def test_decay_counts_as_lack_of_signal() -> None:
