@@ -351,7 +351,8 @@ def _compile(folder: Path) -> None:
         task = bars.add_task("compiling kernels", total=1)
         done = warm(folder, lambda _, part: bars.update(task, completed=part))
     names = [f"{name} ({count})" if count > 1 else name for name, count in sorted(Counter(done.functions).items())]
-    told = f"compiled {len(names)} kernels in {done.seconds:.0f} s into {folder}: {', '.join(names)}"
+    told = f"compiled {len(names)} kernels in {done.seconds:.0f} s into {folder}" + (": " if names else "")
+    told += ", ".join(names)
     print(told, file=sys.stderr, flush=True)
 
 

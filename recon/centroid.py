@@ -20,8 +20,8 @@ import numpy as np
 from recon import kernels
 from recon.types import BoolArray, FieldMap, FloatArray
 
-WIDTH = 2.0
-UNSURE = 0.35
+WIDTH = 2.5
+UNSURE = 0.2
 """Share of what was corrected by which the corrected field may still be wrong, as a standard deviation."""
 STEEPEST = 0.25
 """Turns of phase between two echoes by which neighbours may differ and still be believed."""
