@@ -126,9 +126,13 @@ def _line(axes: Axes, panels: Panels, plane: Plane) -> None:
         axes.plot(mm[near], values[near], color=colour, lw=wide, alpha=alpha, label=label)
     first, last = ("right", "left") if plane == "axial" else ("head", "feet")
     # Bone and air on the way are ten times the lesion: its own range is shown.
-    strongest = max(100.0, float(np.percentile(np.abs(np.concatenate(within)), 95)))
-    low, high = (-0.5, 1.35) if panels.kind == "hemorrhage" else (-1.35, 0.5)
-    axes.set_ylim(low * strongest, (high if panels.kind != "mixed" else 1.35) * strongest)
+    strongest = max(200.0, float(np.percentile(np.abs(np.concatenate(within)), 95)))
+    low, high = -1.35 * strongest, 1.35 * strongest
+    if panels.kind == "hemorrhage":
+        low = -0.5 * strongest
+    elif panels.kind == "calcification" and not panels.in_nucleus:
+        high = 0.5 * strongest
+    axes.set_ylim(low, high)
     axes.set_xlim(-reach_mm, reach_mm)
     axes.set_xlabel(f"{first}    \N{LEFTWARDS ARROW}    mm    \N{RIGHTWARDS ARROW}    {last}", fontsize=10)
     plain(axes)
