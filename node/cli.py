@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from node.journal import Journal
     from recon.recipe import Recipe
 
-DONE, FAILED, WRONG_USE, REFUSED = 0, 1, 2, 3
+DONE, FAILED, WRONG_USE, REFUSED, UNFINISHED = 0, 1, 2, 3, 4
 EXIT_CODES = (
-    f"Exit codes: {DONE} done; {FAILED} failed; {WRONG_USE} wrong arguments or settings; "
-    f"{REFUSED} nothing to reconstruct: all input was refused."
+    f"Exit codes: {DONE} done; {FAILED} failed, or a promise broken; {WRONG_USE} wrong arguments or settings; "
+    f"{REFUSED} nothing to reconstruct: all input was refused; {UNFINISHED} the validation could not be done."
 )
 
 app = typer.Typer(
@@ -242,7 +242,7 @@ def demo(output: Output = Path("demo-out")) -> None:
 @app.command()
 def validate(
     output: Output = Path("validation"),
-    level: Annotated[Depth, typer.Option(help="4 patients in 2 minutes, or all 38 in 20.")] = Depth.QUICK,
+    level: Annotated[Depth, typer.Option(help="4 patients in 2 minutes, or all 38 in 5 to 20.")] = Depth.QUICK,
     through_dicom: Annotated[
         bool, typer.Option("--through-dicom", help="Every patient goes through C-STORE, a node and back.")
     ] = False,
@@ -250,22 +250,28 @@ def validate(
 ) -> None:
     """Prove on this machine that QSM tells hemorrhage from calcification: virtual patients, a report, promises.
 
-    Exit code 1 when a promise is broken. A run that was cut off goes on where it was.
+    Exit code 1 when a promise is broken, 4 when it could not be done. A run that was cut off goes on where it was.
     """
     with _told():
         cache = _kernel_cache()
 
+    from concurrent.futures.process import BrokenProcessPool
+
     from rich.console import Console
 
+    from node.errors import NodeError
     from node.validate.levels import LEVELS
     from node.validate.results import as_json as as_text
     from node.validate.run import validate as run
     from node.warm import is_warm
+    from recon.types import ReconError
 
     if not is_warm(cache):
         _compile(cache)
-    with _told():
+    try:
         results = run(LEVELS[level.value], output, cache, Console(stderr=as_json), through_dicom)
+    except (OSError, NodeError, ReconError, BrokenProcessPool) as error:
+        _stop(f"the validation could not be done: {error or type(error).__name__}", UNFINISHED)
     if as_json:
         print(as_text(results), end="")
     else:

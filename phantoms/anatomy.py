@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.ndimage
 
-from phantoms.ageing import aged, atrophy
+from phantoms.ageing import aged, atrophy, with_calcified_plexus
 from phantoms.atlas import CAVITIES, LABEL, NUCLEI, OUTSIDE_BRAIN, TISSUES, VEINS, Part, Tissue
 from phantoms.charts import draw_charts
 from phantoms.lesions import DEMO_LESIONS, Lesion
@@ -237,8 +237,8 @@ def head(seed: int = 1, lesions: tuple[Lesion, ...] | None = None, age_years: fl
     lesions
         Lesions in head coordinates; ``None`` places ``DEMO_LESIONS``, moved with the size of the head.
     age_years
-        Sets iron and atrophy, and lets the size of heads differ as people's do; without an age the nuclei are those
-        of the atlas, atrophy is drawn and sizes differ by 3 %.
+        Sets iron, calcium of the choroid plexus and atrophy, and lets the size of heads differ as people's do;
+        without an age the nuclei are those of the atlas, atrophy is drawn and sizes differ by 3 %.
     """
     rng = np.random.default_rng([seed, 1])
     scale = rng.uniform(0.97, 1.03, 3)
@@ -247,6 +247,7 @@ def head(seed: int = 1, lesions: tuple[Lesion, ...] | None = None, age_years: fl
     if age_years is not None:
         person = np.random.default_rng([seed, 3])
         healthy, loss = aged(TISSUES, age_years, person), atrophy(age_years, person)
+        healthy = with_calcified_plexus(healthy, age_years, np.random.default_rng([seed, 4]))
         scale = scale * person.uniform(0.95, 1.03)
     if lesions is None:
         lesions = tuple(

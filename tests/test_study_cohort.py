@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phantoms.ageing import TEMPLATE_YEARS, aged, iron_load
+from phantoms.ageing import TEMPLATE_YEARS, aged, iron_load, with_calcified_plexus
 from phantoms.anatomy import head
 from phantoms.atlas import LABEL, TISSUES
 from phantoms.lesions import Lesion
@@ -154,6 +154,16 @@ def test_iron_rises_with_age_and_is_the_atlas_at_its_own() -> None:
     young, old = (aged(TISSUES, years, np.random.default_rng(1))[LABEL["putamen"]] for years in (20, 80))
     assert young.chi_ppm < TISSUES[LABEL["putamen"]].chi_ppm * 1.2 < old.chi_ppm * 1.2
     assert young.r2s_hz < old.r2s_hz
+
+
+@pytest.mark.parametrize(("years", "share"), [(0, 0.0), (50, 0.67), (86, 0.95)])
+def test_the_choroid_plexus_calcifies_with_age(years: float, share: float) -> None:
+    plexus = [
+        with_calcified_plexus(TISSUES, years, np.random.default_rng(seed))[LABEL["choroid plexus"]]
+        for seed in range(300)
+    ]
+    assert np.mean([t.chi_ppm < -0.09 for t in plexus]) == pytest.approx(share, abs=0.08)
+    assert {t.chi_ppm for t in plexus if t.chi_ppm > 0} <= {TISSUES[LABEL["choroid plexus"]].chi_ppm}
 
 
 def test_thirty_eight_heads_differ_in_size_fold_and_iron() -> None:

@@ -52,8 +52,8 @@ def test_on_phase_blood_is_dark() -> None:
     [
         (0.97, "homogeneous", "hemorrhage"),
         (0.85, "primarily one sign", "hemorrhage"),
-        (0.6, "heterogeneous", "neither"),
-        (0.4, "heterogeneous", "neither"),
+        (0.65, "heterogeneous", "neither"),
+        (0.35, "heterogeneous", "neither"),
         (0.1, "primarily one sign", "calcification"),
     ],
 )
@@ -121,6 +121,25 @@ def test_an_outline_is_never_more_than_a_voxel_off(reader: Reader) -> None:
     for case in range(20):
         assert read("qsm", inner, PLACE, wild, case).outcome == "hemorrhage"
         assert read("qsm", outer, PLACE, wild, case).outcome == "neither"
+
+
+def test_signs_that_cancel_have_no_contrast() -> None:
+    """Half bright and half dark is no feature to a reader who compares means."""
+    values = painted(300.0)
+    values[20:][LESION[20:]] = -300.0
+    values[20, :, :] = 0
+    reading = read("qsm", values, PLACE, EXACT, 0)
+    assert (reading.outcome, reading.appearance) == ("neither", "inconspicuous")
+
+
+def test_what_is_outside_the_brain_is_not_read() -> None:
+    """A loose outline of a lesion at the surface ends there: bone is no part of it."""
+    brain = np.arange(SHAPE[0])[:, None, None] < 26
+    place = site(LESION, np.broadcast_to(brain, SHAPE), NOTHING)
+    values = painted(-300.0)
+    values[26:] = 9000.0
+    loose = replace(EXACT, outline_voxels=5.0)
+    assert {read("qsm", values, place, loose, case).outcome for case in range(20)} == {"calcification"}
 
 
 def test_a_lesion_of_one_voxel_is_read() -> None:

@@ -206,6 +206,18 @@ def test_a_promise_without_a_number_is_broken() -> None:
     assert not rows["total-susceptibility"].held
 
 
+def test_a_figure_that_is_missing_breaks_its_promise_wherever_it_stands(full: Results) -> None:
+    """Neither a head without a figure nor a patient whose total has the wrong sign drops out unseen."""
+    for place in (0, 1):
+        scores = list(full.scores[:2])
+        scores[place] = replace(scores[place], scores=dict.fromkeys(scores[place].scores, math.nan))
+        rows = {row.id: row for row in check(Evidence(full.study, full.patients, scores), "full")}
+        assert [rows[name].held for name in ("solver-brain", "solver-lesions", "solver-shadow")] == [False] * 3
+    loads = tuple(replace(row, without_logarithm=1) if row.image == "qsm" else row for row in full.study.loads)
+    rows = {r.id: r for r in check(Evidence(replace(full.study, loads=loads), full.patients, ()), "full")}
+    assert not rows["total-susceptibility"].held
+
+
 def test_the_network_is_asked_for_where_it_was_taken(full: Results) -> None:
     evidence = Evidence(full.study, full.patients, full.scores)
     asked = [row for row in check(evidence, "full", through_network=True) if row.id == "network"]

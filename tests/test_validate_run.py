@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -86,7 +87,7 @@ def test_report_and_numbers_are_written(results: Results, output: Path) -> None:
 
 
 def test_panels_show_the_lesion_where_they_say(results: Results, output: Path) -> None:
-    panels = [from_npz(path) for path in (output / "records").glob("panels-*.npz")]
+    panels = [from_npz(path) for path in (output / "records").glob("patient-*.npz")]
     assert {panel.kind for panel in panels} == {"hemorrhage", "calcification"}
     for panel in panels:
         finding = results.patients[panel.number - 1].findings[panel.finding]
@@ -107,24 +108,28 @@ def test_a_run_that_was_cut_off_goes_on(results: Results, output: Path, kernel_c
     assert records[0].stat().st_mtime_ns == age_ns
     assert records[0].read_bytes() == kept
     assert RECORD.validate_json(lost).findings == again.patients[1].findings
+    assert again.versions == results.versions
     assert again.study.diagnoses == results.study.diagnoses
     assert again.study.loads == results.study.loads
 
 
 def test_records_of_another_software_or_scan_are_not_taken_up(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     burden = burdens(1, FEW)[0]
-    task = Task(1, burden, COARSE, output)
+    task = Task(1, burden, COARSE, output, "software")
     assert replace(task, seed=2).record != task.record
     assert replace(task, protocol=replace(COARSE, te_s=COARSE.te_s[:2])).record != task.record
     assert replace(task, arrived=output / "arrived-01.npz").record != task.record
-    before = task.record
-    monkeypatch.setattr(patients, "sources", lambda: "changed")
-    assert task.record != before
+    assert replace(task, software="changed").record != task.record
+    assert replace(task, software="changed").panels(0) != task.panels(0)
+    before = patients.software()
+    assert patients.software() == before
+    monkeypatch.setattr(patients, "installed", lambda: {"numpy": "other"})
+    assert patients.software() != before
 
 
 def test_a_cut_in_writing_leaves_no_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A record appears whole or not at all."""
-    task = Task(1, burdens(1, FEW)[0], COARSE, tmp_path)
+    task = Task(1, burdens(1, FEW)[0], COARSE, tmp_path, "software")
     monkeypatch.setattr(Path, "replace", _cut_off)
     with pytest.raises(KeyboardInterrupt):
         examine_patient(task)
@@ -133,6 +138,23 @@ def test_a_cut_in_writing_leaves_no_record(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def _cut_off(path: Path, target: Path) -> Path:
     raise KeyboardInterrupt(f"{path} {target}")
+
+
+def test_a_record_keeps_what_is_no_number(results: Results, tmp_path: Path) -> None:
+    finding = results.patients[0].findings[0]
+    odd = replace(finding, mean_ppb=finding.mean_ppb | {"qsm": math.nan, "tkd": -math.inf})
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(RECORD.dump_python(replace(results.patients[0], findings=(odd,)))))
+    read = patients.read_record(path).findings[0].mean_ppb
+    assert math.isnan(read["qsm"])
+    assert read["tkd"] == -math.inf
+
+
+def test_what_cannot_be_done_is_said_with_a_code_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = CliRunner().invoke(cli.app, ["validate", "-o", str(tmp_path / "file")])
+    assert done.exit_code == cli.UNFINISHED
+    assert "the validation could not be done" in done.output
 
 
 @pytest.mark.parametrize(("held", "code"), [(True, 0), (False, 1)])

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import time
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter
 
+from node import __version__
 from node.validate.levels import TKD
 from node.validate.panels import Panels, Shown, to_npz
 from phantoms.protocol import Protocol
 from phantoms.scanner import as_stored, write_dicom
-from phantoms.score import referenced
 from phantoms.simulate import Phantom, simulate
 from phantoms.study.cohort import Burden, Patient, patient
-from phantoms.study.examine import examine, lesion_voxels
+from phantoms.study.examine import examine, lesion_voxels, true_map_ppb
 from phantoms.study.reading import READERS
 from phantoms.study.record import Image, PatientRecord
 from recon.pipeline import reconstruct
@@ -38,7 +40,7 @@ RECORD: TypeAdapter[PatientRecord] = TypeAdapter(PatientRecord)
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One patient to examine: of which study, scanned how, written where.
+    """One patient to examine: of which study, scanned how, by which ``software``, written where.
 
     ``arrived`` names the file of what the network brought back, where this patient went that way.
     """
@@ -47,21 +49,40 @@ class Task:
     burden: Burden
     protocol: Protocol
     folder: Path
+    software: str
     arrived: Path | None = None
 
     @property
-    def record(self) -> Path:
-        """Where the record is written: only this code and these settings give this name."""
+    def name(self) -> str:
+        """What the files of this task are called: only this software and these settings give this name."""
         settings = (self.seed, asdict(self.burden), asdict(self.protocol), READERS, self.arrived is not None)
         recipes = (as_dict(Recipe()), as_dict(TKD))
-        digest = hashlib.sha256(f"{sources()} {settings} {json.dumps(recipes)}".encode()).hexdigest()
-        return self.folder / f"patient-{self.burden.number:02d}-{digest[:12]}.json"
+        digest = hashlib.sha256(f"{self.software} {settings} {json.dumps(recipes)}".encode()).hexdigest()
+        return f"patient-{self.burden.number:02d}-{digest[:12]}"
+
+    @property
+    def record(self) -> Path:
+        """Where the record is written."""
+        return self.folder / f"{self.name}.json"
+
+    def panels(self, finding: int) -> Path:
+        """Where the slices through a lesion are written, if they are kept."""
+        return self.folder / f"{self.name}-{finding:02d}.npz"
 
 
-def sources() -> str:
-    """A digest of the code that makes a record: after any change of it, earlier records are not taken up."""
-    digest = hashlib.sha256()
-    for package in ("recon", "phantoms"):
+def installed() -> dict[str, str]:
+    """Versions of qsm-node, Python and the libraries that a result rests on."""
+    libraries = {name: version(name) for name in ("numpy", "scipy", "numba", "pydicom", "pynetdicom", "highdicom")}
+    return {"qsm-node": __version__, "Python": platform.python_version()} | libraries
+
+
+def software() -> str:
+    """A digest of the code and the libraries that make a record: after any change, earlier records are not taken up.
+
+    To be asked once, before workers start: what they run is what was there then.
+    """
+    digest = hashlib.sha256(repr(installed()).encode())
+    for package in ("recon", "phantoms", "node"):
         spec = find_spec(package)
         for root in (spec.submodule_search_locations or []) if spec else []:
             for path in sorted(Path(root).rglob("*.py")):
@@ -82,10 +103,10 @@ def write_scan(task: Task, folder: Path) -> tuple[list[Path], Geometry]:
     return write_dicom(phantom, folder), phantom.acquisition.geometry
 
 
-def examine_patient(task: Task) -> Path:
-    """Make the record of a patient, unless it is there; with the panels of its largest lesion of each sort."""
+def examine_patient(task: Task) -> Task:
+    """Make the record of a patient, unless it is there, with panels of its largest lesions; gives the task back."""
     if task.record.is_file():
-        return task.record
+        return task
     begun = time.monotonic()
     person, phantom = scan(task)
     stored = as_stored(phantom)
@@ -111,11 +132,16 @@ def examine_patient(task: Task) -> Path:
     seconds["read"] = time.monotonic() - begun
     record = replace(record, seconds=seconds, through_network=deviation)
     for panels in _panels(phantom, record, images):
-        to_npz(panels, task.folder / f"panels-{panels.number:02d}-{panels.finding:02d}.npz")
+        to_npz(panels, task.panels(panels.finding))
     part = task.record.with_suffix(".part")
-    part.write_bytes(RECORD.dump_json(record, indent=1))
+    part.write_text(json.dumps(RECORD.dump_python(record), indent=1), encoding="utf-8")
     part.replace(task.record)
-    return task.record
+    return task
+
+
+def read_record(path: Path) -> PatientRecord:
+    """A record as it was written, NaN and infinity included."""
+    return RECORD.validate_python(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _panels(phantom: Phantom, record: PatientRecord, images: dict[Image, FloatArray]) -> list[Panels]:
@@ -131,7 +157,7 @@ def _panels(phantom: Phantom, record: PatientRecord, images: dict[Image, FloatAr
         "phase": images["phase"],
         "qsm": images["qsm"],
         "tkd": images["tkd"],
-        "truth": np.float32(1000) * referenced(phantom.chi_ppm, phantom),
+        "truth": true_map_ppb(phantom),
     }
     return [_panel(phantom, record, index, volumes) for index in largest.values()]
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from pydantic import TypeAdapter
 
 from node.validate.scores import SolverScores
@@ -133,8 +134,9 @@ def _right_sign(evidence: Evidence) -> float:
 
 
 def _load_r2(evidence: Evidence) -> float:
-    regression = next(row.regression for row in evidence.study.loads if row.image == "qsm")
-    return regression.r2 if regression else math.nan
+    """NaN where a patient's total has the wrong sign: it has no logarithm and would drop out of the figure."""
+    row = next(row for row in evidence.study.loads if row.image == "qsm")
+    return row.regression.r2 if row.regression and not row.without_logarithm else math.nan
 
 
 def _volume_deviation(evidence: Evidence) -> float:
@@ -142,16 +144,16 @@ def _volume_deviation(evidence: Evidence) -> float:
     return abs(mean_cm3["qsm"] / mean_cm3["truth"] - 1)
 
 
-def _worst(score: str, worst: Callable[[list[float]], float], evidence: Evidence) -> float:
-    """The worst of the heads for the default recipe."""
+def _worst(score: str, worst: Callable[[list[float]], np.floating[Any]], evidence: Evidence) -> float:
+    """The worst of the heads for the default recipe; NaN if one has no figure."""
     found = [head.scores[score] for head in evidence.scores if head.recipe == "default"]
-    return worst(found) if found else math.nan
+    return float(worst(found)) if found else math.nan
 
 
 def _network_deviation(evidence: Evidence) -> float:
     """The largest of all patients; NaN if one of them did not go over the network."""
-    found = [max(patient.through_network.values(), default=math.nan) for patient in evidence.patients]
-    return max(found) if not any(map(math.isnan, found)) else math.nan
+    found = [list(patient.through_network.values()) or [math.nan] for patient in evidence.patients]
+    return float(np.max([value for values in found for value in values]))
 
 
 QUANTITIES: dict[str, Quantity] = {
@@ -170,8 +172,8 @@ QUANTITIES: dict[str, Quantity] = {
     "right_sign_of_60_mm3": _right_sign,
     "load_r2": _load_r2,
     "volume_deviation": _volume_deviation,
-    "solver.nrmse_percent": partial(_worst, "nrmse_percent", max),
-    "solver.lesion_slope": partial(_worst, "lesion_slope", min),
-    "solver.shadow_ppb": partial(_worst, "shadow_ppb", max),
+    "solver.nrmse_percent": partial(_worst, "nrmse_percent", np.max),
+    "solver.lesion_slope": partial(_worst, "lesion_slope", np.min),
+    "solver.shadow_ppb": partial(_worst, "shadow_ppb", np.max),
     "network_deviation": _network_deviation,
 }

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,6 @@ from concurrent.futures import Future, as_completed
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -23,13 +21,21 @@ from typing import TypeVar
 import numpy as np
 from rich.console import Console
 
-from node import __version__, loopback
+from node import loopback
 from node.jobs import SpawnedWorker
 from node.roundtrip import peers, read_series, wait
 from node.steps import Steps
 from node.validate.levels import SOLVER_PROTOCOL, STUDY_PROTOCOL, Level
 from node.validate.panels import from_npz
-from node.validate.patients import ARRIVING, RECORD, Task, examine_patient, write_scan
+from node.validate.patients import (
+    ARRIVING,
+    Task,
+    examine_patient,
+    installed,
+    read_record,
+    software,
+    write_scan,
+)
 from node.validate.promises import Evidence, check
 from node.validate.report import Report, render
 from node.validate.results import Results, as_json
@@ -64,27 +70,31 @@ def validate(level: Level, output: Path, cache_dir: Path, console: Console, thro
     folder = output / "records"
     folder.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
-    tasks = [Task(level.seed, burden, STUDY_PROTOCOL, folder) for burden in burdens(level.seed, level.plan)]
+    now = software()
+    tasks = [Task(level.seed, burden, STUDY_PROTOCOL, folder, now) for burden in burdens(level.seed, level.plan)]
     heads = [SolverTask(seed, SOLVER_PROTOCOL, level.recipes) for seed in level.heads]
     with SpawnedWorker(1, cache_dir, processes=_cores()) as pool, Steps(console, remaining=True) as steps:
         try:
             if through_network:
+                futures = []
                 with _timed(seconds, "over the network"), steps.step("Patients over the network", len(tasks)) as tell:
-                    for index, task in enumerate(tasks):
-                        tasks[index] = _sent(task, pool)
-                        tell(index + 1)
+                    for task in tasks:
+                        futures.append(pool.submit(examine_patient, _sent(task, pool)))
+                        tell(len(futures))
+            else:
+                futures = [pool.submit(examine_patient, task) for task in tasks]
             with _timed(seconds, "patients"):
-                paths = _done(steps, "Patients read", [pool.submit(examine_patient, task) for task in tasks])
+                tasks = sorted(_done(steps, "Patients read", futures), key=lambda task: task.burden.number)
             with _timed(seconds, "solvers"):
                 scored = _done(steps, "Heads scored", [pool.submit(score_head, head) for head in heads])
         except BaseException:
             pool.kill()
             raise
-    patients = sorted((RECORD.validate_json(path.read_bytes()) for path in paths), key=lambda record: record.number)
+    patients = [read_record(task.record) for task in tasks]
     scores = tuple(sorted(chain.from_iterable(scored), key=lambda score: score.head_seed))
     study = tabulate(patients)
     results = Results(
-        versions=_versions(),
+        versions=installed(),
         level=level.name,
         through_dicom=through_network,
         study_seed=level.seed,
@@ -100,18 +110,13 @@ def validate(level: Level, output: Path, cache_dir: Path, console: Console, thro
         patients=tuple(patients),
     )
     (output / "results.json").write_text(as_json(results), encoding="utf-8")
-    shown = tuple(from_npz(path) for path in _shown(patients, folder))
+    shown = tuple(from_npz(path) for path in _shown(tasks, patients))
     (output / "index.html").write_text(render(Report(results, shown)), encoding="utf-8")
     return results
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
-
-
-def _versions() -> dict[str, str]:
-    libraries = {name: version(name) for name in ("numpy", "scipy", "numba", "pydicom", "pynetdicom", "highdicom")}
-    return {"qsm-node": __version__, "Python": platform.python_version()} | libraries
 
 
 @contextmanager
@@ -121,12 +126,12 @@ def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
     seconds[what] = time.monotonic() - begun
 
 
-def _shown(patients: Sequence[PatientRecord], folder: Path) -> list[Path]:
+def _shown(tasks: Sequence[Task], patients: Sequence[PatientRecord]) -> list[Path]:
     """Slices of one lesion of each sort: the one whose volume is nearest to a typical one."""
     chosen: dict[tuple[str, bool], tuple[float, Path]] = {}
-    for patient in patients:
+    for task, patient in zip(tasks, patients, strict=True):
         for index, finding in enumerate(patient.findings):
-            path = folder / f"panels-{patient.number:02d}-{index:02d}.npz"
+            path = task.panels(index)
             away = abs(math.log(finding.true_volume_cm3 / (0.15 if finding.in_nucleus else TYPICAL_CM3)))
             sort = (finding.kind, finding.in_nucleus)
             if path.is_file() and away < chosen.get(sort, (math.inf, path))[0]:

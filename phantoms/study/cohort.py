@@ -32,7 +32,7 @@ Form = Bleed | Calcium | Literal["mixed"]
 Choice = TypeVar("Choice", bound=str)
 
 ROOM_MM = 5.0
-"""Lesions lie at least this far apart: each is read against surroundings of its own."""
+"""Lesions lie at least this far apart, were they spheres: each is read against surroundings of its own."""
 
 LARGE_MM = 7.0
 """Lesions of this mean radius and more may reach the surface of the brain."""

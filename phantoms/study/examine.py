@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from phantoms.protocol import Protocol
-from phantoms.score import referenced
 from phantoms.simulate import Phantom, PlacedLesion
 from phantoms.study.cohort import Finding, Patient
 from phantoms.study.extent import phase_extent, susceptibility_extent
@@ -36,7 +35,7 @@ def examine(
     """
     if wrong := [name for name in IMAGES if name != "truth" and images[name].shape != phantom.brain.shape]:
         raise BadInput(f"the images {', '.join(wrong)} are not on the grid {phantom.brain.shape}")
-    shown: dict[Image, FloatArray] = {**images, "truth": 1000 * referenced(phantom.chi_ppm, phantom)}
+    shown: dict[Image, FloatArray] = {**images, "truth": true_map_ppb(phantom)}
     voxels = [lesion_voxels(placed, phantom.protocol) for placed in phantom.lesions]
     every = np.logical_or.reduce(voxels)
     records = []
@@ -53,6 +52,12 @@ def examine(
         head_seed=phantom.head_seed,
         findings=tuple(records),
     )
+
+
+def true_map_ppb(phantom: Phantom) -> FloatArray:
+    """The truth as a reconstruction would show it, float32 (X, Y, Z): its mean over the brain is 0."""
+    zero = np.float32(phantom.chi_ppm[phantom.brain].mean(dtype=np.float64))
+    return np.float32(1000) * (phantom.chi_ppm - zero)
 
 
 def lesion_voxels(placed: PlacedLesion, protocol: Protocol) -> BoolArray:

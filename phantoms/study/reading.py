@@ -108,11 +108,12 @@ def read(image: Image, values: FloatArray, place: Site, reader: Reader, case: in
     place
         The lesion.
     case
-        Seeds the reader's noise together with the reader's number and the image.
+        Seeds the reader's noise together with the reader's number. On all maps of susceptibility a reader draws a
+        lesion alike and with the same thresholds: what differs between them is the map.
     """
     rng = np.random.default_rng([reader.number, case, 0 if image == "phase" else 1, 13])
     drawn = values[place.box] if image != "phase" else -values[place.box]
-    outline = _outline(rng, place, reader)
+    outline = _outline(rng, place, reader) & (place.around | place.lesion)[:, :, place.widest]
     spread = np.exp(rng.normal(0, reader.threshold_spread))
     perceived = float(spread * (reader.phase_mrad if image == "phase" else reader.qsm_ppb))
     decision = float(np.clip(rng.normal(reader.decision, reader.decision_spread), 0.55, 0.9))
@@ -122,7 +123,7 @@ def read(image: Image, values: FloatArray, place: Site, reader: Reader, case: in
     inside = drawn[:, :, place.widest][outline]
     contrast = float(inside.mean(dtype=np.float64)) - background
     conspicuous = inside[np.abs(inside) > perceived]
-    if np.abs(inside - background).mean() < perceived or not conspicuous.size:
+    if abs(contrast) < perceived or not conspicuous.size:
         return Reading("neither", "inconspicuous", 0.5, contrast)
     positive = float((conspicuous > 0).mean())
     dominant = max(positive, 1 - positive)
