@@ -85,7 +85,7 @@ def test_help_documents_the_exit_codes(run: Run) -> None:
     for arguments in (["--help"], ["jobs", "--help"]):
         code, shown = run(*arguments)
         assert code == 0
-        assert "Exit codes: 0 done; 1 failed; 2 wrong" in " ".join(shown.split())
+        assert "Exit codes: 0 done; 1 failed, or a promise broken; 2 wrong" in " ".join(shown.split())
 
 
 @pytest.mark.usefixtures("journal")
