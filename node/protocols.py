@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from node.errors import PermanentError
+from node.tomlfile import read_toml
 from phantoms.protocol import Protocol
 from recon.types import BadInput
 
@@ -28,12 +28,8 @@ def protocol_from(path: Path, base: Protocol) -> Protocol:
         If the file cannot be read, or says what a protocol does not have.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return TypeAdapter(Protocol).validate_python(asdict(base) | values, extra="forbid")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProtocolError(f"{path}: not valid TOML: {error}") from None
-    except OSError as error:
-        raise ProtocolError(f"{path}: {error.strerror}") from None
+        values = asdict(base) | read_toml(path, ProtocolError)
+        return TypeAdapter(Protocol).validate_python(values, extra="forbid")
     except BadInput as error:
         raise ProtocolError(f"{path}: {error}") from None
     except ValidationError as error:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 
 from node.errors import PermanentError
+from node.tomlfile import read_toml
 from recon.recipe import RECIPES, Recipe, as_dict, from_dict
 from recon.types import BadRecipe
 
@@ -29,14 +29,9 @@ def recipe_named(text: str) -> Recipe:
     if not path.is_file():
         raise RecipeError(f"there is no recipe {text!r} (recipes are {', '.join(RECIPES)}) and no such file")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return from_dict({"name": path.stem} | values)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not valid TOML: {error}") from None
+        return from_dict({"name": path.stem} | read_toml(path, RecipeError))
     except BadRecipe as error:
         raise RecipeError(f"{path}: {error}") from None
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror}") from None
 
 
 def as_text(recipe: Recipe) -> str:

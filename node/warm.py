@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
@@ -134,14 +134,18 @@ def compiled(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.nbc"))
 
 
+def package_folders(package: str) -> list[Path]:
+    """Where the sources of a package lie; asked without importing it."""
+    spec = find_spec(package)
+    return [Path(place) for place in spec.submodule_search_locations or []] if spec else []
+
+
 def _mark() -> str:
     """Name of the file that says that everything is compiled: a digest of what numba's own keys rest on."""
-    spec = find_spec("recon")
-    places: Sequence[str] = (spec.submodule_search_locations or []) if spec else []
     digest = hashlib.sha256(f"{platform.python_version()} {version('numba')} {version('llvmlite')}".encode())
-    for root in places:
-        digest.update(str(Path(root).resolve()).encode())
-        for path in sorted(Path(root).rglob("*.py")):
+    for root in package_folders("recon"):
+        digest.update(str(root.resolve()).encode())
+        for path in sorted(root.rglob("*.py")):
             digest.update(path.read_bytes())
     digest.update(_processor().encode())
     return f"warm-{digest.hexdigest()[:16]}"

@@ -160,6 +160,17 @@ Depth = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 """Points in mm, (N, 3), to their depth below the brain's surface in mm, (N,); negative outside."""
 
 
+def drawn_ellipsoid(rng: np.random.Generator, radius_mm: float, spread: float) -> tuple[Vector, Vector]:
+    """Radii in mm and angles in degrees of an ellipsoid with the volume of the sphere of this radius, turned anyhow.
+
+    ``spread`` is the standard deviation of the logarithm of each radius before they are scaled to the volume.
+    """
+    stretch = np.exp(rng.normal(0, spread, 3))
+    stretch *= radius_mm / np.cbrt(stretch.prod())
+    (a, b, c), (u, v, w) = stretch.tolist(), rng.uniform(0, 180, 3).tolist()
+    return (a, b, c), (u, v, w)
+
+
 def random_lesion(
     rng: np.random.Generator, kind: Kind, centre_mm: Vector, radius_mm: float, chi_ppm: float
 ) -> Lesion:
@@ -167,17 +178,15 @@ def random_lesion(
 
     In one of three the susceptibility ends elsewhere than the signal, by up to a quarter of the radius.
     """
-    stretch = np.exp(rng.normal(0, 0.15, 3))
-    stretch *= radius_mm / np.cbrt(stretch.prod())
-    angles = rng.uniform(0, 180, 3)
+    radii_mm, angles_deg = drawn_ellipsoid(rng, radius_mm, 0.15)
     size = abs(chi_ppm)
     blood = kind == "hemorrhage"
     lesion = Lesion(
         kind,
         size if blood else -size,
         centre_mm,
-        (float(stretch[0]), float(stretch[1]), float(stretch[2])),
-        (float(angles[0]), float(angles[1]), float(angles[2])),
+        radii_mm,
+        angles_deg,
         irregularity=float(rng.uniform(0, 0.15)),
         r2s_hz=float(rng.uniform(30, 50) + (90 if blood else 40) * size),
         pd=float(rng.uniform(0.5, 0.75) if blood else rng.uniform(0.12, 0.5)),

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from phantoms.lesions import Core, Kind, Lesion
+from phantoms.lesions import Core, Kind, Lesion, drawn_ellipsoid
 from recon.types import Vector
 
 Stage = Literal["hyperacute", "acute", "early subacute", "late subacute", "chronic"]
@@ -121,17 +121,15 @@ def _outline(
 ) -> Lesion:
     """Shape alone; in one of three lesions the susceptibility ends elsewhere than the signal."""
     r = radius_mm(volume_mm3)
-    stretch = np.exp(rng.normal(0, 0.18, 3))
-    stretch *= r / np.cbrt(stretch.prod())
-    angles = rng.uniform(0, 180, 3)
+    radii_mm, angles_deg = drawn_ellipsoid(rng, r, 0.18)
     apart = rng.random() < 1 / 3
     margin_mm = float(rng.choice([-1, 1]) * min(rng.uniform(0.1, 0.25) * r, 1.5)) if apart else 0.0
     return Lesion(
         kind,
         chi_ppm,
         centre_mm,
-        (float(stretch[0]), float(stretch[1]), float(stretch[2])),
-        (float(angles[0]), float(angles[1]), float(angles[2])),
+        radii_mm,
+        angles_deg,
         irregularity=float(rng.uniform(*irregularity)),
         chi_margin_mm=margin_mm,
         seed=int(rng.integers(2**31)),

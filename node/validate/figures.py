@@ -27,6 +27,7 @@ from node.drawing import (
 )
 from node.validate.charts import IMAGE_COLOURS
 from node.validate.panels import Panels, Plane, Shown
+from phantoms.pathology import radius_mm
 from recon.types import FloatArray
 
 LESION_COLOURS = COLOURS | {"mixed": "#d7a6ff"}
@@ -84,7 +85,13 @@ def lesion_png(panels: Panels, plane: Plane) -> bytes:
         axes.set_title(title, color=INK, fontsize=11.5, pad=6)
         side_letters(axes, *SIDES[plane])
         axes.add_patch(
-            Circle((x_mm, y_mm), _radius_mm(panels) + FREE_MM, fill=False, lw=1.3, color=LESION_COLOURS[panels.kind])
+            Circle(
+                (x_mm, y_mm),
+                radius_mm(1000 * panels.volume_cm3) + FREE_MM,
+                fill=False,
+                lw=1.3,
+                color=LESION_COLOURS[panels.kind],
+            )
         )
         if name == "magnitude":
             length_bar(axes, height_mm)
@@ -100,17 +107,12 @@ def _window(name: Shown, magnitude: FloatArray) -> tuple[float, float]:
     return PHASE_WINDOW_MRAD if name == "phase" else QSM_WINDOW_PPB
 
 
-def _radius_mm(panels: Panels) -> float:
-    """The lesion's, were it a sphere."""
-    return float(np.cbrt(1000 * panels.volume_cm3 * 3 / (4 * np.pi)))
-
-
 def _line(axes: Axes, panels: Panels, plane: Plane) -> None:
     """True and measured susceptibility through the lesion's middle: along a row of axial, a column of coronal."""
     along = 0 if plane == "axial" else 1
     middle, across = panels.centre[plane][along], round(panels.centre[plane][1 - along])
-    radius_mm = _radius_mm(panels)
-    reach_mm = radius_mm + REACH_MM
+    lesion_mm = radius_mm(1000 * panels.volume_cm3)
+    reach_mm = lesion_mm + REACH_MM
     box = axes.get_position()
     axes.set_position((box.x0 + 0.05, box.y0 + 0.03, box.width - 0.06, box.height - 0.03))
     axes.set_title("Along a line through the lesion [ppb]", color=INK, fontsize=11.5, pad=6)
@@ -121,7 +123,7 @@ def _line(axes: Axes, panels: Panels, plane: Plane) -> None:
         values = slice_[across] if plane == "axial" else slice_[:, across]
         mm = (np.arange(values.size) - middle) * panels.spacing_mm[plane][along]
         near = np.abs(mm) <= reach_mm
-        within.append(values[np.abs(mm) <= radius_mm + FREE_MM / 2])
+        within.append(values[np.abs(mm) <= lesion_mm + FREE_MM / 2])
         wide, alpha = (3.2, 0.75) if image == "truth" else (1.6, 1.0)
         axes.plot(mm[near], values[near], color=colour, lw=wide, alpha=alpha, label=label)
     first, last = ("right", "left") if plane == "axial" else ("head", "feet")

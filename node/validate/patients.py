@@ -12,7 +12,6 @@ import platform
 import time
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from pydantic import TypeAdapter
 from node import __version__
 from node.validate.levels import TKD
 from node.validate.panels import Panels, Shown, to_npz
+from node.warm import package_folders
 from phantoms.protocol import Protocol
 from phantoms.scanner import as_stored, write_dicom
 from phantoms.simulate import Phantom, simulate
@@ -83,9 +83,8 @@ def software() -> str:
     """
     digest = hashlib.sha256(repr(installed()).encode())
     for package in ("recon", "phantoms", "node"):
-        spec = find_spec(package)
-        for root in (spec.submodule_search_locations or []) if spec else []:
-            for path in sorted(Path(root).rglob("*.py")):
+        for root in package_folders(package):
+            for path in sorted(root.rglob("*.py")):
                 digest.update(path.read_bytes())
     return digest.hexdigest()
 

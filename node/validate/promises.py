@@ -29,6 +29,9 @@ HOLDS: dict[Comparison, Callable[[float, float], bool]] = {
     "at_most": operator.le,
     "above": operator.gt,
 }
+COMPARISONS: dict[Comparison, str] = {"at_least": "at least", "at_most": "at most", "above": "above"}
+"""In words."""
+
 READABLE_CM3 = 0.06
 """Volume from which a lesion's mean must have the true sign: about a sphere of 5 mm."""
 

@@ -12,13 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from node.drawing import PHASE_WINDOW_MRAD, QSM_WINDOW_PPB
 from node.validate import charts, figures, paper, tables
 from node.validate.panels import Panels, Plane
-from node.validate.promises import Comparison, PromiseRow
+from node.validate.promises import COMPARISONS, PromiseRow
 from node.validate.results import Results
 from phantoms.study.record import FindingRecord, Image, Reading
 from phantoms.study.tables import GROUPS
 
 ABSENT = "\N{EN DASH}"
-COMPARISONS: dict[Comparison, str] = {"at_least": "at least", "at_most": "at most", "above": "above"}
 IMAGE_NAMES: dict[Image, str] = {
     "qsm": "QSM, default recipe", "tkd": "QSM by TKD", "phase": "GRE phase", "truth": "True map (ceiling)"
 }  # fmt: skip

@@ -132,7 +132,7 @@ def _shown(tasks: Sequence[Task], patients: Sequence[PatientRecord]) -> list[Pat
     for task, patient in zip(tasks, patients, strict=True):
         for index, finding in enumerate(patient.findings):
             path = task.panels(index)
-            away = abs(math.log(finding.true_volume_cm3 / (0.15 if finding.in_nucleus else TYPICAL_CM3)))
+            away = abs(math.log(finding.true_volume_cm3 / (TYPICAL_CM3 / 10 if finding.in_nucleus else TYPICAL_CM3)))
             sort = (finding.kind, finding.in_nucleus)
             if path.is_file() and away < chosen.get(sort, (math.inf, path))[0]:
                 chosen[sort] = away, path

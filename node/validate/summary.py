@@ -8,10 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from node.validate.promises import PromiseRow
+from node.validate.promises import COMPARISONS, PromiseRow
 from node.validate.results import Results
-
-WORDS = {"at_least": "at least", "at_most": "at most", "above": "above"}
 
 
 def print_summary(console: Console, results: Results, output: Path) -> None:
@@ -21,7 +19,9 @@ def print_summary(console: Console, results: Results, output: Path) -> None:
         table.add_column(name, justify="left" if name in {"Promise", ""} else "right")
     for row in results.promises:
         verdict = "[green]held[/]" if row.held else "[bold red]BROKEN[/]"
-        table.add_row(row.id, _value(row, row.measured), f"{WORDS[row.compare]} {_value(row, row.limit)}", verdict)
+        table.add_row(
+            row.id, _value(row, row.measured), f"{COMPARISONS[row.compare]} {_value(row, row.limit)}", verdict
+        )
     console.print(table)
     held = len(results.promises) - len(results.broken)
     console.print(f"[bold]{held} of {len(results.promises)}[/] promises are held.")
