@@ -28,6 +28,7 @@ from phantoms.simulate import Phantom
 from recon.inversion.tv import NonlinearTv
 from recon.pipeline import Result
 from recon.recipe import Recipe
+from recon.signcheck import SignCheck
 from recon.reference import RegionValue
 from recon.types import ChiMap, FieldMap, LocalField, Trace
 
@@ -67,6 +68,7 @@ def result_of(acquisition, recipe=None, warnings=()):
         acquisition.te_s[-1],
         recipe or Recipe(),
         (Trace("mask", "automatic", warnings=tuple(warnings)),),
+        SignCheck("no evidence", (), "not looked for"),
         (RegionValue("whole brain", 0.0, 0.0312, 9000), RegionValue("fluid", 0.0118, 0.0085, 300)),
     )
 

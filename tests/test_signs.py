@@ -16,9 +16,11 @@ from node.load import load
 from recon.highpass import Homodyne, homodyne
 from recon.pipeline import Result, reconstruct
 from recon.recipe import Recipe
+from recon.signcheck import SignCheck
 from recon.types import Acquisition, ChiMap, FieldMap, Geometry, LocalField
 
 F0_MHZ = 123.25
+SIGN = SignCheck("no evidence", (), "not looked for")
 TE_S = (0.0057, 0.0124, 0.0191, 0.0258)
 
 
@@ -114,7 +116,7 @@ def test_a_paramagnetic_cylinder_is_dark_along_b0_and_bright_across(dicom_sets, 
     zeros = np.zeros(geometry.shape, np.float32)
     field_map = FieldMap(zeros, zeros, zeros, zeros, zeros, 1.0)
     chi, local = ChiMap(zeros, head, "whole brain"), LocalField(zeros, head)
-    result = Result(chi, local, field_map, head, zeros, highpass, te_s, Recipe(), ())
+    result = Result(chi, local, field_map, head, zeros, highpass, te_s, Recipe(), (), SIGN)
     _, phase = derived(source, result, tmp_path / "out")
     middle = phase[..., 2:-2][inside[..., 2:-2]]
     dark = (chi_ppm > 0) == along

@@ -1,0 +1,83 @@
+"""All the evidence on the sign of the phase, and the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recon.mask.headgrid import standing
+from recon.signcheck import air, iron
+from recon.signcheck.evidence import Evidence, Verdict
+from recon.types import Acquisition, BoolArray, ChiMap, FieldMap, Geometry
+
+HEAD_MM = (180.0, 225.0, 180.0)
+"""No brain reaches farther left-right, front-back, head-foot."""
+LEAST_SHARE = 0.2
+"""Share of what has signal that a brain is in its head: less is a body."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignCheck:
+    """What is known about the sign of the phase apart from what the vendor is known to store.
+
+    Parameters
+    ----------
+    verdict
+        ``agreement``: iron and air come out paramagnetic. ``contradiction``: diamagnetic, as from a negated phase.
+        ``no evidence``: nothing that tells either, or evidence against evidence.
+    evidence
+        What every kind of evidence says.
+    words
+        One sentence with the numbers.
+    """
+
+    verdict: Verdict
+    evidence: tuple[Evidence, ...]
+    words: str
+
+
+def check_sign(acquisition: Acquisition, field: FieldMap, chi: ChiMap) -> SignCheck:
+    """Check whether the phase rises with the field; a negated phase gives the negated verdict. Nothing is changed.
+
+    Parameters
+    ----------
+    acquisition
+        Its magnitude shows where air is, its geometry how B0 runs; its phase is not looked at.
+    field
+        Total field in Hz and R2* over the brain.
+    chi
+        Susceptibility; its mask is the brain.
+    """
+    brain, magnitude, geometry = chi.mask, acquisition.magnitude[0], acquisition.geometry
+    dark = air.without_signal(magnitude, brain)
+    if doubt := no_head(brain, ~dark, geometry):
+        return SignCheck("no evidence", (), f"no evidence on the sign of the phase: {doubt}")
+    field_ppm = field.field_hz / np.float32(acquisition.f0_mhz)
+    found = [air.air_evidence(dark, field_ppm, brain, geometry)]
+    if len(acquisition.te_s) > 1:
+        found.append(iron.iron_evidence(chi.chi_ppm, field.r2s_hz, brain, geometry.voxel_mm, acquisition.f0_mhz))
+    verdict = joint({item.verdict for item in found})
+    said = "; ".join(item.words for item in found)
+    return SignCheck(verdict, tuple(found), f"{verdict} on the sign of the phase: {said}")
+
+
+def joint(verdicts: set[Verdict]) -> Verdict:
+    """What evidence says together: what all say that say anything."""
+    told = verdicts - {"no evidence"}
+    return told.pop() if len(told) == 1 else "no evidence"
+
+
+def no_head(brain: BoolArray, tissue: BoolArray, geometry: Geometry) -> str:
+    """Why this is no head with a brain in it, in words; empty if it may be one."""
+    extent_mm = []
+    for axis in standing(geometry.affine_mm)[0]:
+        span = np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))
+        extent_mm.append(float(span[-1] - span[0] + 1) * geometry.voxel_mm[axis])
+    if any(edge > limit for edge, limit in zip(extent_mm, HEAD_MM, strict=True)):
+        size = " x ".join(f"{edge:.0f}" for edge in extent_mm)
+        return f"the mask reaches {size} mm, farther than a brain"
+    share = np.count_nonzero(brain) / np.count_nonzero(brain | tissue)
+    if share < LEAST_SHARE:
+        return f"the mask fills {100 * share:.0f} % of what has signal, less than a brain does in its head"
+    return ""

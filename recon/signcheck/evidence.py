@@ -1,0 +1,57 @@
+"""What one kind of evidence says, and the coarse grids that it is measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from recon.coarse import BLOCK_AXES, Factors, blocks
+from recon.types import FloatArray, Vector
+
+Verdict = Literal["agreement", "contradiction", "no evidence"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One kind of evidence.
+
+    Parameters
+    ----------
+    name
+        What it rests on.
+    verdict
+        What it says by itself.
+    score
+        In standard deviations; positive: the phase rises with the field, as it should. The negated phase gives the
+        negated score. 0 where it could not be measured.
+    words
+        What it was measured from, with numbers.
+    """
+
+    name: str
+    verdict: Verdict
+    score: float
+    words: str
+
+
+def verdict_of(score: float, limit: float, credible: bool) -> Verdict:
+    """What a score says: nothing within the limit, or where what it was measured from is not ``credible``."""
+    if not credible or abs(score) < limit:
+        return "no evidence"
+    return "agreement" if score > 0 else "contradiction"
+
+
+def factors_near(voxel_mm: Vector, edge_mm: float) -> tuple[Factors, Vector]:
+    """Voxels per block along every axis for blocks near ``edge_mm``, and the edges of the blocks."""
+    x, y, z = (max(1, round(edge_mm / h)) for h in voxel_mm)
+    a, b, c = voxel_mm
+    return (x, y, z), (x * a, y * b, z * c)
+
+
+def block_mean(volume: npt.NDArray[np.generic], factors: Factors) -> FloatArray:
+    """Mean over blocks, float32; what the last blocks of an axis lack counts as 0."""
+    total = blocks(volume, factors).sum(axis=BLOCK_AXES, dtype=np.float32)
+    return np.asarray(total / np.float32(np.prod(factors)))
