@@ -28,8 +28,8 @@ from phantoms.simulate import Phantom
 from recon.inversion.tv import NonlinearTv
 from recon.pipeline import Result
 from recon.recipe import Recipe
-from recon.signcheck import SignCheck
 from recon.reference import RegionValue
+from recon.signcheck import SignCheck
 from recon.types import ChiMap, FieldMap, LocalField, Trace
 
 AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

@@ -18,16 +18,15 @@ import numpy.typing as npt
 
 from recon.fourier import dipole_kernel, filtered, good_size
 from recon.morphology import erode, opened
-from recon.signcheck.evidence import Evidence, block_mean, factors_near, verdict_of
-from recon.types import BoolArray, FloatArray, Geometry, Shape, Vector
+from recon.signcheck.evidence import Evidence, verdict_of
+from recon.types import BoolArray, FloatArray, Shape, Vector
 
 NAME = "field of the air in and around the head"
 AIR_PPM = 9.4
-GRID_MM = 4.0
 DARK = 0.2
 """Air is darker than this share of the brain's median in the first echo."""
 CUT_OUT = 0.9
-"""Share of what has signal that is brain; above it, the magnitude was set to 0 around the brain, and that is no air."""
+"""Share of what has signal that is brain; above it, the brain was cut out, and the dark around it is no air."""
 SKULL_MM = 4.0
 """What is dark and thinner than twice this is bone rather than air."""
 DEPTH_MM = 6.0
@@ -50,7 +49,9 @@ def without_signal(magnitude: FloatArray, brain: BoolArray) -> BoolArray:
     return (magnitude < level) & ~brain
 
 
-def air_evidence(dark: BoolArray, field_ppm: FloatArray, brain: BoolArray, geometry: Geometry) -> Evidence:
+def air_evidence(
+    dark: BoolArray, field_ppm: FloatArray, brain: BoolArray, voxel_mm: Vector, b0_dir: Vector
+) -> Evidence:
     """Regression of the measured field over the brain on that of the air.
 
     Parameters
@@ -64,19 +65,15 @@ def air_evidence(dark: BoolArray, field_ppm: FloatArray, brain: BoolArray, geome
     """
     if np.count_nonzero(brain) > CUT_OUT * np.count_nonzero(~dark):
         return Evidence(NAME, "no evidence", 0.0, f"{NAME}: not measured, the image shows nothing but the brain")
-    factors, voxel_mm = factors_near(geometry.voxel_mm, GRID_MM)
-    share = block_mean(brain, factors)
-    air = opened((block_mean(dark, factors) > 0.5) & (share < 0.01), voxel_mm, SKULL_MM)
-    deep = erode(share > 0.99, voxel_mm, DEPTH_MM)
+    air, deep = opened(dark, voxel_mm, SKULL_MM), erode(brain, voxel_mm, DEPTH_MM)
     places_mm = np.argwhere(deep) * np.array(voxel_mm)
     region = regions(places_mm)
     if len(places_mm) < LEAST_VOXELS or region.max() + 1 < LEAST_REGIONS or not air.any():
         return Evidence(
             NAME, "no evidence", 0.0, f"{NAME}: not measured, too little of a brain or no air in the image"
         )
-    measured = block_mean(np.where(brain, field_ppm, np.float32(0)), factors)[deep]
-    predicted = air_field(air, voxel_mm, geometry.b0_dir)[deep]
-    x, y = without_shim(np.stack([predicted, measured], axis=1).astype(np.float64), places_mm).T
+    predicted = air_field(air, voxel_mm, b0_dir)[deep]
+    x, y = without_shim(np.stack([predicted, field_ppm[deep]], axis=1).astype(np.float64), places_mm).T
     slope, error = robust_slope(x, y, region)
     correlation = float(x @ y / np.sqrt((x @ x) * (y @ y)))
     score = slope / error
@@ -90,7 +87,7 @@ def air_evidence(dark: BoolArray, field_ppm: FloatArray, brain: BoolArray, geome
 
 def air_field(air: BoolArray, voxel_mm: Vector, b0_dir: Vector) -> FloatArray:
     """Field of the air in ppm of B0, float32 (X, Y, Z); beyond the faces goes on what is there."""
-    room = [(n // 2, good_size(2 * n) - n - n // 2) for n in air.shape]
+    room = [(n // 4, good_size(n + n // 2) - n - n // 4) for n in air.shape]
     wide = np.pad(air.astype(np.float32), room, mode="edge")
     x, y, z = wide.shape
     field = filtered(np.float32(AIR_PPM) * wide, dipole_kernel((x, y, z), voxel_mm, b0_dir))
@@ -114,7 +111,7 @@ def regions(places_mm: Values) -> npt.NDArray[np.intp]:
 
 
 def robust_slope(x: Values, y: Values, region: npt.NDArray[np.intp]) -> tuple[float, float]:
-    r"""Slope of y on x through 0, and its error if regions alone are independent (Liang & Zeger 1986, Biometrika 73:13)
+    r"""Slope of y on x through 0, and its error if only regions are independent (Liang, Zeger 1986, Biometrika 73:13)
 
     .. math:: s = \frac{x \cdot y}{x \cdot x}, \qquad
         \sigma_s^2 = \sum_g \left(\sum_{i \in g} x_i (y_i - s x_i)\right)^2 / (x \cdot x)^2

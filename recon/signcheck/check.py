@@ -8,9 +8,11 @@ import numpy as np
 
 from recon.mask.headgrid import standing
 from recon.signcheck import air, iron
-from recon.signcheck.evidence import Evidence, Verdict
-from recon.types import Acquisition, BoolArray, ChiMap, FieldMap, Geometry
+from recon.signcheck.evidence import Evidence, Verdict, factors_near
+from recon.types import Acquisition, BoolArray, ChiMap, FieldMap, Geometry, Vector
 
+GRID_MM = 3.4
+"""Distance of the voxels that are looked at for the field of the air, which is smooth."""
 HEAD_MM = (180.0, 225.0, 180.0)
 """No brain reaches farther left-right, front-back, head-foot."""
 LEAST_SHARE = 0.2
@@ -49,14 +51,17 @@ def check_sign(acquisition: Acquisition, field: FieldMap, chi: ChiMap) -> SignCh
     chi
         Susceptibility; its mask is the brain.
     """
-    brain, magnitude, geometry = chi.mask, acquisition.magnitude[0], acquisition.geometry
+    geometry = acquisition.geometry
+    step, voxel_mm = factors_near(geometry.voxel_mm, GRID_MM)
+    x, y, z = (slice(n // 2, None, n) for n in step)
+    brain, magnitude = chi.mask[x, y, z], acquisition.magnitude[0, x, y, z]
     dark = air.without_signal(magnitude, brain)
-    if doubt := no_head(brain, ~dark, geometry):
+    if doubt := no_head(brain, dark, voxel_mm, geometry):
         return SignCheck("no evidence", (), f"no evidence on the sign of the phase: {doubt}")
-    field_ppm = field.field_hz / np.float32(acquisition.f0_mhz)
-    found = [air.air_evidence(dark, field_ppm, brain, geometry)]
-    if len(acquisition.te_s) > 1:
-        found.append(iron.iron_evidence(chi.chi_ppm, field.r2s_hz, brain, geometry.voxel_mm, acquisition.f0_mhz))
+    field_ppm = field.field_hz[x, y, z] / np.float32(acquisition.f0_mhz)
+    found = [air.air_evidence(dark, field_ppm, brain, voxel_mm, geometry.b0_dir)]
+    if len(acquisition.te_s) > 1:  # one echo tells no R2*
+        found.append(iron.iron_evidence(chi.chi_ppm, field.r2s_hz, chi.mask, geometry.voxel_mm, acquisition.f0_mhz))
     verdict = joint({item.verdict for item in found})
     said = "; ".join(item.words for item in found)
     return SignCheck(verdict, tuple(found), f"{verdict} on the sign of the phase: {said}")
@@ -68,16 +73,18 @@ def joint(verdicts: set[Verdict]) -> Verdict:
     return told.pop() if len(told) == 1 else "no evidence"
 
 
-def no_head(brain: BoolArray, tissue: BoolArray, geometry: Geometry) -> str:
+def no_head(brain: BoolArray, dark: BoolArray, voxel_mm: Vector, geometry: Geometry) -> str:
     """Why this is no head with a brain in it, in words; empty if it may be one."""
+    if not brain.any():
+        return "the mask is too small"
     extent_mm = []
     for axis in standing(geometry.affine_mm)[0]:
         span = np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))
-        extent_mm.append(float(span[-1] - span[0] + 1) * geometry.voxel_mm[axis])
+        extent_mm.append(float(span[-1] - span[0] + 1) * voxel_mm[axis])
     if any(edge > limit for edge, limit in zip(extent_mm, HEAD_MM, strict=True)):
         size = " x ".join(f"{edge:.0f}" for edge in extent_mm)
         return f"the mask reaches {size} mm, farther than a brain"
-    share = np.count_nonzero(brain) / np.count_nonzero(brain | tissue)
+    share = np.count_nonzero(brain) / np.count_nonzero(~dark)
     if share < LEAST_SHARE:
         return f"the mask fills {100 * share:.0f} % of what has signal, less than a brain does in its head"
     return ""

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from recon.coarse import BLOCK_AXES, Factors, blocks
+from recon.coarse import Factors
 from recon.types import FloatArray, Vector
 
 Verdict = Literal["agreement", "contradiction", "no evidence"]
@@ -45,7 +45,7 @@ def verdict_of(score: float, limit: float, credible: bool) -> Verdict:
 
 
 def factors_near(voxel_mm: Vector, edge_mm: float) -> tuple[Factors, Vector]:
-    """Voxels per block along every axis for blocks near ``edge_mm``, and the edges of the blocks."""
+    """Voxels per block along every axis for blocks with edges near ``edge_mm``, and the edges of the blocks."""
     x, y, z = (max(1, round(edge_mm / h)) for h in voxel_mm)
     a, b, c = voxel_mm
     return (x, y, z), (x * a, y * b, z * c)
@@ -53,5 +53,8 @@ def factors_near(voxel_mm: Vector, edge_mm: float) -> tuple[Factors, Vector]:
 
 def block_mean(volume: npt.NDArray[np.generic], factors: Factors) -> FloatArray:
     """Mean over blocks, float32; what the last blocks of an axis lack counts as 0."""
-    total = blocks(volume, factors).sum(axis=BLOCK_AXES, dtype=np.float32)
+    total = np.pad(volume, [(0, -n % f) for n, f in zip(volume.shape, factors, strict=True)])
+    for axis, factor in enumerate(factors):  # one axis after the other is ten times as fast as all at once
+        split = (*total.shape[:axis], total.shape[axis] // factor, factor, *total.shape[axis + 1 :])
+        total = total.reshape(split).sum(axis=axis + 1, dtype=np.float32)
     return np.asarray(total / np.float32(np.prod(factors)))

@@ -2,7 +2,7 @@
 
 Susceptibility and R2* of the deep nuclei both grow with iron (Langkammer et al. 2010, Radiology 257:455; 2012,
 NeuroImage 62:1593), venous blood has 0.4 ppm (Haacke et al. 2010, JMRI 32:663). Places are counted, not voxels: a
-calcification decays fast and is diamagnetic, but it is one place, whatever its size, among dozens of veins and nuclei.
+calcification decays fast and is diamagnetic, but it is one place, of whatever size, among dozens of veins and nuclei.
 """
 
 from __future__ import annotations
