@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from recon.fourier import dipole_kernel, filtered, good_size
 from recon.morphology import erode, opened
-from recon.signcheck.evidence import Evidence, verdict_of
+from recon.signcheck.evidence import Evidence, weight_of
 from recon.types import BoolArray, FloatArray, Shape, Vector
 
 NAME = "field of the air in and around the head"
@@ -36,7 +36,7 @@ ORDER = 3
 REGION_MM = 50.0
 """Edge of the regions that the slope's standard error takes for independent."""
 LEAST_VOXELS, LEAST_REGIONS = 500, 8
-LIMIT = 4.0
+ENOUGH = 4.0
 SLOPES = (0.1, 2.0)
 CORRELATION = 0.25
 
@@ -64,17 +64,15 @@ def air_evidence(
         bool (X, Y, Z).
     """
     if np.count_nonzero(brain) > CUT_OUT * np.count_nonzero(~dark):
-        return Evidence(NAME, "no evidence", 0.0, f"{NAME}: not measured, the image shows nothing but the brain")
+        return Evidence(NAME, 0.0, 0.0, f"{NAME}: not measured, the image shows nothing but the brain")
     air, deep = opened(dark, voxel_mm, SKULL_MM), erode(brain, voxel_mm, DEPTH_MM)
     places_mm = np.argwhere(deep) * np.array(voxel_mm)
     region = regions(places_mm)
     if len(places_mm) < LEAST_VOXELS or region.max() + 1 < LEAST_REGIONS or not air.any():
-        return Evidence(
-            NAME, "no evidence", 0.0, f"{NAME}: not measured, too little of a brain or no air in the image"
-        )
+        return Evidence(NAME, 0.0, 0.0, f"{NAME}: not measured, too little of a brain or no air in the image")
     predicted = air_field(air, voxel_mm, b0_dir)[deep]
     x, y = without_shim(np.stack([predicted, field_ppm[deep]], axis=1).astype(np.float64), places_mm).T
-    slope, error = robust_slope(x, y, region)
+    slope, error = jackknifed_slope(x, y, region)
     correlation = float(x @ y / np.sqrt((x @ x) * (y @ y)))
     score = slope / error
     credible = SLOPES[0] <= abs(slope) <= SLOPES[1] and abs(correlation) >= CORRELATION
@@ -82,7 +80,7 @@ def air_evidence(
         f"{NAME}: the measured field is {slope:.2f} +- {error:.2f} of the predicted one over {region.max() + 1} "
         f"regions of the brain, correlation {correlation:.2f}"
     )
-    return Evidence(NAME, verdict_of(score, LIMIT, credible), score, words)
+    return Evidence(NAME, score, weight_of(score, ENOUGH, credible), words)
 
 
 def air_field(air: BoolArray, voxel_mm: Vector, b0_dir: Vector) -> FloatArray:
@@ -110,13 +108,15 @@ def regions(places_mm: Values) -> npt.NDArray[np.intp]:
     return np.unique(np.ravel_multi_index(tuple(cube.T), shape), return_inverse=True)[1]
 
 
-def robust_slope(x: Values, y: Values, region: npt.NDArray[np.intp]) -> tuple[float, float]:
-    r"""Slope of y on x through 0, and its error if only regions are independent (Liang, Zeger 1986, Biometrika 73:13)
+def jackknifed_slope(x: Values, y: Values, region: npt.NDArray[np.intp]) -> tuple[float, float]:
+    r"""Slope of y on x through 0, and its error from leaving out one of the n regions after the other.
 
-    .. math:: s = \frac{x \cdot y}{x \cdot x}, \qquad
-        \sigma_s^2 = \sum_g \left(\sum_{i \in g} x_i (y_i - s x_i)\right)^2 / (x \cdot x)^2
+    .. math:: s = \frac{x \cdot y}{x \cdot x}, \qquad \sigma_s^2 = \frac{n - 1}{n} \sum_g (s_{(g)} - s)^2
+
+    (Efron & Stein 1981, Ann Stat 9:586.) Neighbouring voxels repeat each other; regions do much less.
     """
-    power = float(x @ x)
-    slope = float(x @ y) / power
-    moments = np.bincount(region, x * (y - slope * x))
-    return slope, float(np.linalg.norm(moments)) / power
+    product, power = np.bincount(region, x * y), np.bincount(region, x * x)
+    slope = product.sum() / power.sum()
+    without = (product.sum() - product) / (power.sum() - power)
+    share = (len(power) - 1) / len(power)
+    return float(slope), float(np.sqrt(share * ((without - slope) ** 2).sum()))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from recon.mask.headgrid import standing
 from recon.signcheck import air, iron
-from recon.signcheck.evidence import Evidence, Verdict, factors_near
+from recon.signcheck.evidence import Evidence, factors_near
 from recon.types import Acquisition, BoolArray, ChiMap, FieldMap, Geometry, Vector
 
 GRID_MM = 3.4
@@ -17,6 +18,14 @@ HEAD_MM = (180.0, 225.0, 180.0)
 """No brain reaches farther left-right, front-back, head-foot."""
 LEAST_SHARE = 0.2
 """Share of what has signal that a brain is in its head: less is a body."""
+
+
+Verdict = Literal["agreement", "contradiction", "no evidence"]
+SAID: dict[Verdict, str] = {
+    "agreement": "the image confirms the sign of the phase",
+    "contradiction": "the phase seems to be negated, which would swap hemorrhage and calcification",
+    "no evidence": "the image does not tell the sign of the phase",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +66,21 @@ def check_sign(acquisition: Acquisition, field: FieldMap, chi: ChiMap) -> SignCh
     brain, magnitude = chi.mask[x, y, z], acquisition.magnitude[0, x, y, z]
     dark = air.without_signal(magnitude, brain)
     if doubt := no_head(brain, dark, voxel_mm, geometry):
-        return SignCheck("no evidence", (), f"no evidence on the sign of the phase: {doubt}")
+        return SignCheck("no evidence", (), f"{SAID['no evidence']}: {doubt}")
     field_ppm = field.field_hz[x, y, z] / np.float32(acquisition.f0_mhz)
     found = [air.air_evidence(dark, field_ppm, brain, voxel_mm, geometry.b0_dir)]
     if len(acquisition.te_s) > 1:  # one echo tells no R2*
         found.append(iron.iron_evidence(chi.chi_ppm, field.r2s_hz, chi.mask, geometry.voxel_mm, acquisition.f0_mhz))
-    verdict = joint({item.verdict for item in found})
+    verdict = joint(sum(item.weight for item in found))
     said = "; ".join(item.words for item in found)
-    return SignCheck(verdict, tuple(found), f"{verdict} on the sign of the phase: {said}")
+    return SignCheck(verdict, tuple(found), f"{SAID[verdict]}: {said}")
 
 
-def joint(verdicts: set[Verdict]) -> Verdict:
-    """What evidence says together: what all say that say anything."""
-    told = verdicts - {"no evidence"}
-    return told.pop() if len(told) == 1 else "no evidence"
+def joint(weight: float) -> Verdict:
+    """The verdict of all evidence: what suffices is weakened by what speaks against it."""
+    if abs(weight) < 1:
+        return "no evidence"
+    return "agreement" if weight > 0 else "contradiction"
 
 
 def no_head(brain: BoolArray, dark: BoolArray, voxel_mm: Vector, geometry: Geometry) -> str:

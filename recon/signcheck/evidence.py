@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,37 +10,32 @@ import numpy.typing as npt
 from recon.coarse import Factors
 from recon.types import FloatArray, Vector
 
-Verdict = Literal["agreement", "contradiction", "no evidence"]
-
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One kind of evidence.
+    """One kind of evidence; the negated phase gives the negated score and weight.
 
     Parameters
     ----------
     name
         What it rests on.
-    verdict
-        What it says by itself.
     score
-        In standard deviations; positive: the phase rises with the field, as it should. The negated phase gives the
-        negated score. 0 where it could not be measured.
+        In its own standard errors; positive: the phase rises with the field, as it should. 0 if not measured.
+    weight
+        What it counts for, -1 to 1: the score over the one that suffices, or 0 where it is not credible.
     words
         What it was measured from, with numbers.
     """
 
     name: str
-    verdict: Verdict
     score: float
+    weight: float
     words: str
 
 
-def verdict_of(score: float, limit: float, credible: bool) -> Verdict:
-    """What a score says: nothing within the limit, or where what it was measured from is not ``credible``."""
-    if not credible or abs(score) < limit:
-        return "no evidence"
-    return "agreement" if score > 0 else "contradiction"
+def weight_of(score: float, enough: float, credible: bool) -> float:
+    """What a score counts for, when ``enough`` suffices alone."""
+    return max(-1.0, min(1.0, score / enough)) if credible else 0.0
 
 
 def factors_near(voxel_mm: Vector, edge_mm: float) -> tuple[Factors, Vector]:

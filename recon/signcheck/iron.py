@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from recon.morphology import erode
-from recon.signcheck.evidence import Evidence, block_mean, factors_near, verdict_of
+from recon.signcheck.evidence import Evidence, block_mean, factors_near, weight_of
 from recon.types import BoolArray, FloatArray, Vector
 
 NAME = "deep nuclei and veins"
@@ -23,7 +23,7 @@ EXCESS_HZ_PER_MHZ = 8.0 / 127.7
 STRONG_PPM = 0.06
 """White matter is within this of the brain's median."""
 LEAST_MM3 = 8.0
-LIMIT = 3.0
+ENOUGH = 3.0
 MAJORITY = 0.7
 
 
@@ -44,7 +44,7 @@ def iron_evidence(
     chi, r2s, share = (block_mean(volume[box], factors) for volume in (chi_ppm, r2s_hz, brain))
     deep = erode(np.pad(share > 0.99, 1), edges_mm, DEPTH_MM)[1:-1, 1:-1, 1:-1]
     if not deep.any():
-        return Evidence(NAME, "no evidence", 0.0, f"{NAME}: not measured, no place is {DEPTH_MM:g} mm deep")
+        return Evidence(NAME, 0.0, 0.0, f"{NAME}: not measured, no place is {DEPTH_MM:g} mm deep")
     fast = deep & (r2s > np.median(r2s[deep]) + np.float32(EXCESS_HZ_PER_MHZ * f0_mhz))
     relative = chi - np.median(chi[deep])
     least = LEAST_MM3 / float(np.prod(edges_mm))
@@ -53,7 +53,7 @@ def iron_evidence(
     score = (iron - calcium) / max(1, count) ** 0.5
     credible = max(iron, calcium) >= MAJORITY * count
     words = f"{NAME}: of {count} places deep in the brain that decay fast, {iron} are paramagnetic"
-    return Evidence(NAME, verdict_of(score, LIMIT, credible), score, words)
+    return Evidence(NAME, score, weight_of(score, ENOUGH, credible), words)
 
 
 def places(mask: BoolArray, least_voxels: float) -> int:
