@@ -23,8 +23,8 @@ EXCESS_HZ_PER_MHZ = 8.0 / 127.7
 STRONG_PPM = 0.06
 """White matter is within this of the brain's median."""
 LEAST_MM3 = 8.0
-ENOUGH = 3.0
-MAJORITY = 0.7
+ENOUGH, MAJORITY = 3.0, 0.7
+"""Score that suffices alone, and share of the places that must agree: where R2* is noise, places are tossed coins."""
 
 
 def iron_evidence(
