@@ -37,8 +37,8 @@ REGION_MM = 50.0
 """Edge of the regions that the slope's standard error takes for independent."""
 LEAST_VOXELS = 500
 ENOUGH = 4.0
-"""Score that suffices alone. Heads have 3.9 to 18; were the sign of every 25 mm of air drawn by lot, one head in
-fourteen would reach it, half of them with the wrong sign."""
+"""Score that suffices alone. Simulated heads have 3.9 and more; were the sign of every 25 mm of air drawn by lot, one
+in fourteen would reach it, half of them with the wrong sign."""
 SLOPES, CORRELATION = (0.1, 2.0), 0.25
 """Limits of slope and correlation, either sign, between which the air explains the field."""
 TINY = 1e-12
