@@ -48,7 +48,7 @@ def factors_near(voxel_mm: Vector, edge_mm: float) -> tuple[Factors, Vector]:
 def block_mean(volume: npt.NDArray[np.generic], factors: Factors) -> FloatArray:
     """Mean over blocks, float32; what the last blocks of an axis lack counts as 0."""
     total = np.pad(volume, [(0, -n % f) for n, f in zip(volume.shape, factors, strict=True)])
-    for axis, factor in enumerate(factors):  # one axis after the other is ten times as fast as all at once
+    for axis, factor in enumerate(factors):  # one after the other: sums over several are slow
         split = (*total.shape[:axis], total.shape[axis] // factor, factor, *total.shape[axis + 1 :])
         total = total.reshape(split).sum(axis=axis + 1, dtype=np.float32)
     return np.asarray(total / np.float32(np.prod(factors)))
