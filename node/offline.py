@@ -138,7 +138,7 @@ def _attempt(name: str, work: _Work) -> Outcome:
 
 
 def _from_bids(files: bids.Megre, out: Path, given: _Given) -> tuple[list[Path], list[str]]:
-    acquisition = bids.load_megre(files)
+    acquisition = bids.load_megre(files, given.site.min_echoes)
     result = given.reconstruct(files.prefix, acquisition, given.mask_for(acquisition))
     return bids.write_derivatives(result, acquisition.geometry, out, files), stage_warnings(result)
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
-from pydicom.dataelem import RawDataElement
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
 
@@ -118,6 +119,35 @@ def test_single_coil_elements_are_refused(dicom_sets, coil, refused):
     ds.add_new((0x0051, 0x100F), "LO", coil)
     refusal = read_header(ds).refusal
     assert (refusal is not None and refusal.code == "uncombined-coils") == refused
+
+
+@pytest.mark.parametrize(("dims", "refused"), [("X_1_1_1", False), ("7_1_1_1", True), ("", False)])
+def test_single_coil_elements_of_newer_systems_are_told_by_ice_dims(dicom_sets, dims, refused):
+    ds = one(dicom_sets, "siemens_xa")
+    ds.add_new((0x0021, 0x0011), "LO", "SIEMENS MR SDI 02")
+    ds.add_new((0x0021, 0x114F), "LO", "HC1-7;NC1")
+    ds.add_new((0x0021, 0x1106), "LO", dims)
+    refusal = read_header(ds).refusal
+    assert (refusal is not None and refusal.code == "uncombined-coils") == refused
+
+
+@pytest.mark.parametrize(
+    ("change", "later_s"),
+    [
+        ({"AcquisitionTime": "120101.5"}, 1.5),
+        ({"AcquisitionTime": "120100.250000 "}, 0.25),
+        ({"AcquisitionDate": "20200102"}, 86400),
+        ({"AcquisitionDateTime": "20200101120107.125000+0100"}, 7.125),
+        ({"AcquisitionTime": "***"}, None),
+        ({"AcquisitionDate": ""}, None),
+    ],
+)
+def test_the_moment_of_the_acquisition(dicom_sets, change, later_s):
+    base, ds = read_header(one(dicom_sets)).acquired_s, one(dicom_sets)
+    for keyword, value in change.items():
+        ds[keyword] = DataElement(keyword, dictionary_VR(keyword), value, validation_mode=0)
+    moment = read_header(ds).acquired_s
+    assert moment is None if later_s is None else moment - base == pytest.approx(later_s)
 
 
 @pytest.fixture(scope="module", params=["siemens", "ge", "philips_enhanced"])

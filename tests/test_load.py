@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from node.errors import Refused, Unreadable
 from node.load import imaging_frequency_mhz, load
+from node.site import Site
+from node.vendors.stated import Stated
 
 TURN = 2 * np.pi
 STEP = {"siemens": TURN / 4096, "philips": 1.53455e-3}
@@ -73,6 +75,33 @@ def test_philips_real_and_imaginary_have_the_sign_of_its_phase(dicom_sets, tmp_p
     got = load(dicom_sets.write(dicom_sets.philips(scan, "RI"), tmp_path)).acquisition
     assert apart(got.phase, scan.phase) < 3 / scan.magnitude.min()
     assert np.abs(got.magnitude - scan.magnitude).max() < 2
+
+
+@pytest.mark.parametrize(("maker", "turn"), [("UIH", 8192.0), ("SIEMENS", 8192.0)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sign_and_scale_as_the_site_states(dicom_sets, tmp_path, maker, turn, sign):
+    scan = dicom_sets.scan(seed=6)
+    images = dicom_sets.siemens(scan)
+    for ds in images:
+        ds.Manufacturer = maker
+    paths = dicom_sets.write(images, tmp_path)
+    source = load(paths, Site(scanners=(Stated(maker.lower(), sign, turn),)))
+    assert apart(source.acquisition.phase, sign * scan.phase) < 0.51 * STEP["siemens"]
+    assert "as the site states" in source.convention
+    if maker == "UIH":
+        assert code_of(paths) == "unverified-sign"
+    else:
+        assert "as the site states" not in load(paths).convention
+
+
+def test_the_newest_of_two_scans_is_loaded_and_said_so(dicom_sets, tmp_path):
+    first = dicom_sets.siemens(dicom_sets.scan(seed=1))
+    second = dicom_sets.repeated(dicom_sets.siemens(dicom_sets.scan(seed=2)), 10)
+    for ds in second:
+        ds.AcquisitionTime = "121500"
+    source = load(dicom_sets.write(first + second, tmp_path))
+    assert apart(source.acquisition.phase, dicom_sets.scan(seed=2).phase) < 0.51 * STEP["siemens"]
+    assert "the newest of 2 scans of this protocol that came together" in source.warnings
 
 
 def test_siemens_phase_without_rescale_tags(dicom_sets, tmp_path):

@@ -114,7 +114,6 @@ def test_sessions_and_runs_keep_their_names(raw, mask_file, tmp_path):
     [
         (lambda anat: [p.unlink() for p in anat.glob("*part-phase*")], "no-phase"),
         (lambda anat: [p.unlink() for p in anat.glob("*echo-2_part-mag*")], "incomplete"),
-        (lambda anat: [p.unlink() for p in anat.glob("*echo-[23]_*")], "single-echo"),
         (lambda anat: edit(anat, "EchoTime", None), "missing-metadata"),
         (lambda anat: scaled(anat, 0.4), "suspect-phase"),
         (lambda anat: scaled(anat, 1000), "suspect-phase"),
@@ -126,6 +125,13 @@ def test_bids_that_is_not_whole_is_refused(raw, tmp_path, damage, code):
     with pytest.raises(Refused) as refused:
         bids.load_megre(bids.find(tmp_path)[0])
     assert refused.value.refusal.code == code
+
+
+def test_a_site_says_how_few_bids_echoes_will_do(raw):
+    files = bids.find(raw)[0]
+    assert bids.load_megre(files, min_echoes=3).magnitude.shape[0] == 3
+    with pytest.raises(Refused, match="too-few-echoes: 3 echoes; this site asks for at least 4"):
+        bids.load_megre(files, min_echoes=4)
 
 
 def edit(anat: Path, key: str, value: object) -> None:
