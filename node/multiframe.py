@@ -6,10 +6,12 @@ the images.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import EnhancedMRImageStorage
 
 _RENAMED = {
@@ -34,21 +36,33 @@ def frames(ds: Dataset) -> list[Dataset]:
     if ds.get("SOPClassUID") != EnhancedMRImageStorage or not per_frame:
         return [ds]
     shared = ds.get("SharedFunctionalGroupsSequence")
+    common = _elements(ds, lambda tag: tag.group not in {0x5200, 0x7FE0})
     shared_groups = _groups(shared[0]) if shared else {}
-    top = Dataset({tag: ds.get_item(tag) for tag in list(ds.keys()) if tag.group not in {0x5200, 0x7FE0}})
-    return [_flat(top, shared_groups | _groups(item), item, index) for index, item in enumerate(per_frame)]
+    return [_flat(common, shared_groups | _groups(item), item, index) for index, item in enumerate(per_frame)]
 
 
-def _groups(item: Dataset) -> dict[int, Dataset]:
-    return {e.tag: e.value[0] for e in item if e.VR == "SQ" and not e.tag.is_private and e.value}
+_Elements = dict[BaseTag, DataElement | RawDataElement]
 
 
-def _flat(top: Dataset, groups: dict[int, Dataset], item: Dataset, index: int) -> Dataset:
-    flat = Dataset({tag: top.get_item(tag) for tag in list(top.keys())})
+def _elements(ds: Dataset, wanted: Callable[[BaseTag], bool]) -> _Elements:
+    """Elements as they are: what is not asked for is never decoded, and there are thousands of frames."""
+    return {tag: element for tag in list(ds.keys()) if wanted(tag) and (element := ds.get_item(tag)) is not None}
+
+
+def _groups(item: Dataset) -> dict[BaseTag, _Elements]:
+    sequences = (item[tag] for tag in list(item.keys()) if not tag.is_private)
+    return {e.tag: _elements(e.value[0], _is_public) for e in sequences if e.VR == "SQ" and e.value}
+
+
+def _is_public(tag: BaseTag) -> bool:
+    return not tag.is_private
+
+
+def _flat(common: _Elements, groups: dict[BaseTag, _Elements], item: Dataset, index: int) -> Dataset:
+    elements = dict(common)
     for group in groups.values():
-        for element in group:
-            if not element.tag.is_private:
-                flat[element.tag] = element
+        elements |= group
+    flat = Dataset(elements)
     for enhanced, classic in _RENAMED.items():
         if enhanced in flat:
             _set(flat, classic, flat[enhanced].value)
