@@ -15,12 +15,16 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import EnhancedMRImageStorage
 
 _RENAMED = {
-    "EffectiveEchoTime": "EchoTime",
-    "TransmitterFrequency": "ImagingFrequency",
-    "ResonantNucleus": "ImagedNucleus",
-    "PulseSequenceName": "SequenceName",
-    "FrameType": "ImageType",
+    Tag(enhanced): Tag(classic)
+    for enhanced, classic in {
+        "EffectiveEchoTime": "EchoTime",
+        "TransmitterFrequency": "ImagingFrequency",
+        "ResonantNucleus": "ImagedNucleus",
+        "PulseSequenceName": "SequenceName",
+        "FrameType": "ImageType",
+    }.items()
 }
+_INSTANCE_NUMBER = Tag("InstanceNumber")
 _PHILIPS_FRAME = (0x2005, 0x140F)
 _PHILIPS_SCALE_SLOPE = (0x2005, 0x100E)
 
@@ -45,8 +49,16 @@ _Elements = dict[BaseTag, DataElement | RawDataElement]
 
 
 def _elements(ds: Dataset, wanted: Callable[[BaseTag], bool]) -> _Elements:
-    """Elements as they are: what is not asked for is never decoded, and there are thousands of frames."""
-    return {tag: element for tag in list(ds.keys()) if wanted(tag) and (element := ds.get_item(tag)) is not None}
+    """Elements as they are, under their classic names too.
+
+    There are thousands of frames: what nobody asks for is not decoded, and what is shared is renamed once.
+    """
+    kept = ((tag, ds.get_item(tag)) for tag in list(ds.keys()) if wanted(tag))
+    found: _Elements = {tag: element for tag, element in kept if element is not None}
+    for enhanced, classic in _RENAMED.items():
+        if enhanced in found:
+            found[classic] = DataElement(classic, dictionary_VR(classic), ds[enhanced].value)
+    return found
 
 
 def _groups(item: Dataset) -> dict[BaseTag, _Elements]:
@@ -63,22 +75,13 @@ def _flat(common: _Elements, groups: dict[BaseTag, _Elements], item: Dataset, in
     for group in groups.values():
         elements |= group
     flat = Dataset(elements)
-    for enhanced, classic in _RENAMED.items():
-        if enhanced in flat:
-            _set(flat, classic, flat[enhanced].value)
     if "ScanningSequence" not in flat:
-        _set(flat, "ScanningSequence", "SE" if flat.get("EchoPulseSequence") == "SPIN" else "GR")
+        flat.ScanningSequence = "SE" if flat.get("EchoPulseSequence") == "SPIN" else "GR"
     if "SequenceVariant" not in flat:
-        _set(flat, "SequenceVariant", "SP" if str(flat.get("Spoiling", "NONE")) not in {"", "NONE"} else "NONE")
+        flat.SequenceVariant = "SP" if str(flat.get("Spoiling", "NONE")) not in {"", "NONE"} else "NONE"
     if _PHILIPS_FRAME in item and item[_PHILIPS_FRAME].value:
         private = item[_PHILIPS_FRAME].value[0]
         if _PHILIPS_SCALE_SLOPE in private:
             flat.add(private[_PHILIPS_SCALE_SLOPE])
-    _set(flat, "InstanceNumber", index + 1)
+    flat[_INSTANCE_NUMBER] = DataElement(_INSTANCE_NUMBER, "IS", index + 1)  # the one that is there is of all frames
     return flat
-
-
-def _set(flat: Dataset, keyword: str, value: object) -> None:
-    """A new element: the one that is there may belong to all frames."""
-    tag = Tag(keyword)
-    flat[tag] = DataElement(tag, dictionary_VR(tag), value)

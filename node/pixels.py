@@ -92,7 +92,8 @@ class _Plain:
         """None where the pixels are encoded in another way."""
         pixels = ds.get_item(_PIXEL_DATA, keep_deferred=True)
         names = ("Rows", "Columns", "BitsStored", "PixelRepresentation", "BitsAllocated", "SamplesPerPixel")
-        rows, columns, bits, signed, allocated, samples = (int(number(ds, name) or 0) for name in names)
+        values = [number(ds, name) for name in names]
+        rows, columns, bits, signed, allocated, samples = (-1 if value is None else int(value) for value in values)
         native = ds.file_meta.get("TransferSyntaxUID") in {ImplicitVRLittleEndian, ExplicitVRLittleEndian}
         described = min(rows, columns) > 0 and 0 < bits <= 16 and signed in {0, 1}
         if not (native and described and (allocated, samples) == (16, 1) and isinstance(pixels, RawDataElement)):
