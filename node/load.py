@@ -61,7 +61,7 @@ class Source:
     acquisition
         The arrays.
     templates
-        ``templates[echo][slice]``: the header of the magnitude (or real) image, as a classic image; without
+        ``templates[echo][slice]``: the header of the magnitude (or real) image, as a classic image, without
         pixels and private elements.
     images
         ``images[slice]``: every image of that slice that was used, over echoes and components.
@@ -99,6 +99,7 @@ def load(paths: Iterable[Path], site: Site = Site()) -> Source:  # noqa: B008  a
         if header.refusal and header.refusal.code == "unreadable":
             raise Unreadable(f"{path.name}: {header.refusal.sentence}")
         if headers.setdefault(header.sop_instance_uid, header) is header:
+            multiframe.forget_private(ds)
             objects[header.sop_instance_uid] = _Object(path, ds)
     if len({acquisition_key(h) for h in headers.values()}) > 1:
         raise Refused(Refusal("mixed-acquisitions", "images of more than one acquisition"))
@@ -171,17 +172,12 @@ def _open(
         obj = objects.pop(uid)
         frames = multiframe.frames(obj.ds)
         stored = stored_planes(obj.path, obj.ds, len(frames))
+        del obj.ds.PixelData
         for (component, echo, k), index in held:
             planes[component, echo, k] = Plane(stored[index], convention.rescale(frames[index], component))
             if component == arrangement.components[0]:
-                templates[echo, k] = _template(frames[index])
+                templates[echo, k] = frames[index]
     return planes, templates
-
-
-def _template(ds: Dataset) -> Dataset:
-    """What is public in a header."""
-    kept = (tag for tag in list(ds.keys()) if not tag.is_private and tag.group != 0x7FE0)
-    return Dataset({tag: ds.get_item(tag) for tag in kept})
 
 
 def _read_volumes(

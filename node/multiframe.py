@@ -25,8 +25,8 @@ _RENAMED = {
     }.items()
 }
 _INSTANCE_NUMBER = Tag("InstanceNumber")
-_PHILIPS_FRAME = (0x2005, 0x140F)
-_PHILIPS_SCALE_SLOPE = (0x2005, 0x100E)
+_PHILIPS_FRAME = Tag(0x2005, 0x140F)
+_PHILIPS_SCALE_SLOPE = Tag(0x2005, 0x100E)
 
 
 def frames(ds: Dataset) -> list[Dataset]:
@@ -43,6 +43,13 @@ def frames(ds: Dataset) -> list[Dataset]:
     common = _elements(ds, lambda tag: tag.group not in {0x5200, 0x7FE0})
     shared_groups = _groups(shared[0]) if shared else {}
     return [_flat(common, shared_groups | _groups(item), item, index) for index, item in enumerate(per_frame)]
+
+
+def forget_private(ds: Dataset) -> None:
+    """Delete the private elements of a dataset, which are most of it; Philips' scale slope stays here too."""
+    for tag in list(ds.keys()):
+        if tag.is_private and tag != _PHILIPS_SCALE_SLOPE:
+            del ds[tag]
 
 
 _Elements = dict[BaseTag, DataElement | RawDataElement]

@@ -55,6 +55,8 @@ def stored_planes(path: Path, ds: Dataset, frames: int) -> list[Callable[[], Sto
     Unreadable
         No pixels, fewer than the header asks for, or (when called, too) a compression that cannot be decoded here.
     """
+    if _PIXEL_DATA not in ds:
+        raise Unreadable(f"{path.name}: no pixels")
     plain = _Plain.of(path, ds, frames)
     if plain:
         return [partial(plain.plane, index) for index in range(frames)]
