@@ -19,6 +19,7 @@ from pydicom.uid import UID
 from node import __version__
 from node.identity import PROCESSING_EQUIPMENT, PRODUCT, derived_uid
 from node.load import Source, SourceImage
+from node.report import Report
 from recon.pipeline import Result
 from recon.recipe import Recipe, as_dict
 
@@ -34,6 +35,7 @@ class Provenance:
 
     source: Source
     result: Result
+    report: Report
     derived_at: datetime
     supplied_mask_sha256: str = ""
 
@@ -58,7 +60,20 @@ class Provenance:
         """The images of slice ``k``, over echoes and components; PS3.3 C.7.6.1.1.4, purpose from CID 7202."""
         return [_source_item(image) for image in self.source.images[k]]
 
-    def chain(self) -> list[str]:
+    def series_description(self, name: str) -> str:
+        """The name of a series. A doubted sign comes first: lists of series are cut off on the right."""
+        return f"SIGN? {name}" if self.report.contradiction else name
+
+    def derivation(self, *meaning: str) -> str:
+        """DerivationDescription: a doubted sign, what the values mean, what limits them, where they come from.
+
+        What does not fit is left out at the end; it stands in ContributingEquipmentSequence and ImageComments too.
+        """
+        report = self.report
+        limits = [f"Limited quality: {'; '.join(report.limits)}."] if report.limits else []
+        return short_text([*filter(None, [report.contradiction]), *meaning, *limits, *self._chain()])
+
+    def _chain(self) -> list[str]:
         """Software, version, algorithms, settings digest and input in sentences."""
         recipe = self.result.recipe
         methods = ", ".join(str(m["method"]) for m in as_dict(recipe).values() if isinstance(m, dict))
@@ -86,10 +101,9 @@ class Provenance:
             setattr(ds, f"{moment}Date", date)
             setattr(ds, f"{moment}Time", time)
         phantom = ["Phantom."] if "phantom" in str(scanner.get("ImageComments", "")).lower() else []
-        warnings = [*self.source.warnings, *stage_warnings(self.result)]
-        ds.ImageComments = " ".join(
-            [NOT_FOR_DIAGNOSIS, *phantom, *(["Warnings:", "; ".join(warnings) + "."] if warnings else [])]
-        )
+        cautions = self.report.cautions
+        warnings = [f"Warnings: {'; '.join(cautions)}."] if cautions else []
+        ds.ImageComments = " ".join([NOT_FOR_DIAGNOSIS, *phantom, *warnings])
 
 
 def code(value: str, scheme: str, meaning: str) -> Dataset:
@@ -115,11 +129,6 @@ def parameters(recipe: Recipe) -> list[str]:
 def _call(method: dict[str, object]) -> str:
     arguments = ", ".join(f"{name}={value}" for name, value in method.items() if name != "method")
     return f"{method['method']}({arguments})"
-
-
-def stage_warnings(result: Result) -> list[str]:
-    """What the stages warn of, for a reader of the result."""
-    return [f"{trace.stage}: {warning}" for trace in result.traces for warning in trace.warnings]
 
 
 def short_text(sentences: Sequence[str]) -> str:

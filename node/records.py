@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from node.errors import Refusal
+from node.report import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ class JobSpec:
         Where the derived objects go; made if absent.
     segmentation, parametric_map
         Whether these are written too.
+    withhold_contradictions
+        Whether a result that the sign check contradicts is a refusal; else it is marked.
     """
 
     paths: tuple[Path, ...]
@@ -94,14 +97,15 @@ class JobSpec:
     folder: Path
     segmentation: bool = False
     parametric_map: bool = False
+    withhold_contradictions: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The derived objects, with paths relative to the job's folder, and what a reader of them should know."""
+    """The derived objects, with paths relative to the job's folder, and what is known about them."""
 
     results: tuple[Result, ...]
-    warnings: tuple[str, ...] = ()
+    report: Report
 
 
 @dataclass(frozen=True, slots=True)
