@@ -184,7 +184,7 @@ def reconstruct(
             if not as_json:
                 print(outcome)
                 if outcome.report:
-                    print_report(_console(), outcome.report)
+                    print_report(_console(), outcome.report, indent=2)
     if as_json:
         print(json.dumps([asdict(outcome) for outcome in outcomes], default=str))
     elif not outcomes:

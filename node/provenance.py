@@ -69,9 +69,8 @@ class Provenance:
 
         What does not fit is left out at the end; it stands in ContributingEquipmentSequence and ImageComments too.
         """
-        report = self.report
-        limits = [f"Limited quality: {'; '.join(report.limits)}."] if report.limits else []
-        return short_text([*filter(None, [report.contradiction]), *meaning, *limits, *self._chain()])
+        limits = _listed("Limited quality", self.report.limits)
+        return short_text([*filter(None, (self.report.contradiction, *meaning, limits, *self._chain()))])
 
     def _chain(self) -> list[str]:
         """Software, version, algorithms, settings digest and input in sentences."""
@@ -100,10 +99,10 @@ class Provenance:
         for moment in ("Series", "Content", "InstanceCreation"):
             setattr(ds, f"{moment}Date", date)
             setattr(ds, f"{moment}Time", time)
-        phantom = ["Phantom."] if "phantom" in str(scanner.get("ImageComments", "")).lower() else []
-        cautions = self.report.cautions
-        warnings = [f"Warnings: {'; '.join(cautions)}."] if cautions else []
-        ds.ImageComments = " ".join([NOT_FOR_DIAGNOSIS, *phantom, *warnings])
+        report = self.report
+        phantom = "Phantom." if "phantom" in str(scanner.get("ImageComments", "")).lower() else ""
+        warnings = _listed("Warnings", (*report.limits, *report.warnings))
+        ds.ImageComments = " ".join(filter(None, (report.contradiction, NOT_FOR_DIAGNOSIS, phantom, warnings)))
 
 
 def code(value: str, scheme: str, meaning: str) -> Dataset:
@@ -139,6 +138,10 @@ def short_text(sentences: Sequence[str]) -> str:
             break
         kept = f"{kept} {sentence}".lstrip()
     return kept
+
+
+def _listed(title: str, items: Sequence[str]) -> str:
+    return f"{title}: {'; '.join(items)}." if items else ""
 
 
 def _in_zone(moment: datetime, offset: str) -> datetime:

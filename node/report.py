@@ -64,7 +64,9 @@ class Report:
     @property
     def contradiction(self) -> str:
         """That the sign check contradicts, as a sentence; empty if it does not."""
-        return f"Sign check: contradiction. {self.sign_evidence}".strip() if self.sign == CONTRADICTION else ""
+        if self.sign != CONTRADICTION:
+            return ""
+        return ": ".join(filter(None, ("Sign check", self.sign, self.sign_evidence.rstrip(".")))) + "."
 
     @property
     def limits(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -77,9 +78,8 @@ def print_one(console: Console, a: Summary, deliveries: Sequence[DeliveryGroup],
         print_report(console, report)
 
 
-def print_report(console: Console, report: Report) -> None:
-    """A report in lines of at most `WIDTH` characters."""
-    width = min(console.width, WIDTH)
+def print_report(console: Console, report: Report, indent: int = 0) -> None:
+    """A report in lines of at most `WIDTH` characters; 80 do where no sentence is long."""
     about = Table.grid(padding=(0, 1, 0, 0))
     about.add_column(width=12)
     about.add_column()
@@ -89,12 +89,12 @@ def print_report(console: Console, report: Report) -> None:
         about.add_row("Warning", Text(caution))
     judged = [finding.met for finding in report.fitness if finding.met is not None]
     about.add_row("Fitness", f"{sum(judged)} of {len(judged)} recommendations for QSM met")
-    console.print(about, width=width)
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    findings = Table.grid(padding=(0, 1, 0, 0))
     for finding in report.fitness:
         met = _state({True: "met", False: "not met", None: ""}[finding.met])
-        table.add_row(f"  {finding.rule}", Text(finding.measured), Text(finding.recommended), met)
-    console.print(table, width=width)
+        findings.add_row(f"  {finding.rule}", Text(finding.measured), Text(finding.recommended), met)
+    for table in (about, findings):
+        console.print(Padding.indent(table, indent), width=min(console.width, WIDTH))
 
 
 def _said(sentence: str) -> list[str]:
