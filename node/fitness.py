@@ -123,14 +123,14 @@ def fitness(te_s: tuple[float, ...], f0_mhz: float, voxel_mm: Vector, stated: St
 def _dimensions(stated: str) -> Finding:
     if stated not in {"2D", "3D"}:
         return Finding("acquisition", NOT_STATED, "3D", None)
-    warning = "2D acquisition: phase may jump from slice to slice" if stated == "2D" else ""
+    warning = "acquired in 2D, where phase may jump from slice to slice" if stated == "2D" else ""
     return Finding("acquisition", stated, "3D", stated == "3D", warning)
 
 
 def _echo_count(echoes: int) -> Finding:
     warnings = {
-        1: "single echo: the phase of the transmitter counts as field",
-        2: f"two echoes: {LEAST_ECHOES} or more are recommended",
+        1: "a single echo, whose phase at the start counts as field",
+        2: f"two echoes instead of {LEAST_ECHOES} or more",
     }
     return Finding("echoes", str(echoes), f"{LEAST_ECHOES} or more", echoes >= LEAST_ECHOES, warnings.get(echoes, ""))
 
@@ -155,14 +155,14 @@ def _last_echo(te_ms: float, field_t: float | None) -> Finding:
     if field_t is None:
         return Finding("last echo", measured, "the tissue's T2* or later", None)
     t2s_ms = PUTAMEN_T2S_MS[field_t]
-    x = te_ms / t2s_ms
+    x = min(te_ms / t2s_ms, 1.0)
     noisy = x * math.exp(1 - x) < LEAST_PHASE_SNR
     return Finding(
         "last echo",
         measured,
         f"{t2s_ms:g} ms or later (putamen's T2*)",
         te_ms >= t2s_ms,
-        f"last echo at {te_ms:.2g} ms, long before T2* ({t2s_ms:g} ms): the map is noisy" if noisy else "",
+        f"last echo at {te_ms:.2g} ms, long before T2* ({t2s_ms:g} ms), so that the map is noisy" if noisy else "",
     )
 
 
@@ -197,7 +197,7 @@ def _voxel(edges_mm: Vector) -> tuple[Finding, Finding]:
             f"longest edge {high:.2f} mm",
             f"{LONGEST_EDGE_MM:g} mm or less",
             high <= LONGEST_EDGE_MM + 5e-3,
-            f"voxels of {size}: small lesions lose contrast" if high > COARSE_MM else "",
+            f"voxels of {size}, in which small lesions lose contrast" if high > COARSE_MM else "",
         ),
     )
 
@@ -210,7 +210,7 @@ def _slice_gap(step_mm: float, thickness_mm: float | None) -> Finding:
         return Finding("slice gap", "none", "none", True)
     measured = f"{gap_mm:.2f} mm"
     return Finding(
-        "slice gap", measured, "none", False, f"gaps of {measured} between slices: their field is not known"
+        "slice gap", measured, "none", False, f"gaps of {measured} between slices, where the field is not known"
     )
 
 

@@ -21,7 +21,7 @@ from node.errors import Refusal
 from node.jobs import InlineWorker, SpawnedWorker, run_job
 from node.journal import Journal
 from node.loops import MAX_ATTEMPTS, RETRY_AFTER_S, Reconstructor
-from node.overview import Summary, summaries
+from node.overview import Summary, report, summaries
 from node.records import Done, Failed, JobOutcome, JobSpec, Received, Result
 from node.report import Report
 from node.spool import Spool
@@ -266,6 +266,8 @@ def test_results_are_queued_for_the_sender_below_the_data_folder(bench: MakeBenc
     assert spec.paths == (tmp_path / "spool" / "sha1.dcm", tmp_path / "spool" / "sha2.dcm")
     assert spec.derived_at == DERIVED_AT
     assert spec.folder == tmp_path / "results" / "job-000001"
+    assert spec.withhold_contradictions
+    assert report(b.journal, 1) == DONE.report
     assert b.summary.state == "delivering"
 
 
