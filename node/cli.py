@@ -149,13 +149,7 @@ def reconstruct(
     recipe: Annotated[str, typer.Option(help="default, fast, medi, or a TOML file.")] = "default",
     segmentation: Annotated[bool, typer.Option("--segmentation", help="Write the mask as DICOM SEG too.")] = False,
     parametric_map: Annotated[bool, typer.Option("--parametric-map", help="Write QSM as float map too.")] = False,
-    withhold_contradictions: Annotated[
-        bool,
-        typer.Option(
-            "--withhold-contradictions/--mark-contradictions",
-            help="Refuse what the sign check contradicts, or write it, marked.",
-        ),
-    ] = True,
+    config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Reconstruct every acquisition in a folder, without network: DICOM to DICOM, BIDS to BIDS derivatives."""
@@ -163,7 +157,7 @@ def reconstruct(
     from datetime import datetime
 
     with _told():
-        cache = _kernel_cache()
+        cache = _kernel_cache(config)
 
     from node.derive import DeriveOptions
     from node.offline import exit_code, reconstruct_folder
@@ -173,13 +167,11 @@ def reconstruct(
     options = DeriveOptions(segmentation=segmentation, parametric_map=parametric_map)
     derived_at = datetime.now().astimezone().replace(microsecond=0)
     outcomes = []
-    chosen = _recipe(recipe)
+    chosen, site = _recipe(recipe), _settings(config).site
     if not is_warm(cache):
         _compile(cache)
     with _told(), _progress(quiet=as_json) as progress:
-        for outcome in reconstruct_folder(
-            source, output, derived_at, chosen, mask, options, progress, withhold_contradictions
-        ):
+        for outcome in reconstruct_folder(source, output, derived_at, chosen, mask, options, progress, site):
             outcomes.append(outcome)
             if not as_json:
                 print(outcome)

@@ -53,8 +53,8 @@ NOT_STATED = "not stated"
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
-    """What the headers say about the sequence; empty or None where they do not.
+class Scan:
+    """What the headers say about a scan; empty or None where they do not.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ class Stated:
     zero_filling: float = 1.0
 
     @staticmethod
-    def of(ds: Dataset) -> Stated:
+    def of(ds: Dataset) -> Scan:
         """From a classic image, or a frame of `node.multiframe`."""
-        return Stated(
+        return Scan(
             dimensions=text(ds, "MRAcquisitionType"),
             tr_ms=_positive(ds, "RepetitionTime"),
             flip_deg=_positive(ds, "FlipAngle"),
@@ -88,7 +88,7 @@ class Stated:
         )
 
 
-def fitness(te_s: tuple[float, ...], f0_mhz: float, voxel_mm: Vector, stated: Stated) -> tuple[Finding, ...]:
+def fitness(te_s: tuple[float, ...], f0_mhz: float, voxel_mm: Vector, scan: Scan) -> tuple[Finding, ...]:
     """Every recommendation beside what was acquired.
 
     Parameters
@@ -99,32 +99,32 @@ def fitness(te_s: tuple[float, ...], f0_mhz: float, voxel_mm: Vector, stated: St
         Imaging frequency.
     voxel_mm
         Voxel edges; the last is the distance between slices.
-    stated
+    scan
         What the headers say.
     """
     te_ms = [1e3 * te for te in te_s]
     b0_t = f0_mhz / GAMMA_MHZ_PER_T
     field_t = next((nominal for nominal in FIELDS_T if abs(b0_t / nominal - 1) < NEAR), None)
     x, y, step = voxel_mm
-    sampled_mm = (x * stated.zero_filling, y * stated.zero_filling, max(step, stated.slice_mm or 0.0))
+    sampled_mm = (x * scan.zero_filling, y * scan.zero_filling, max(step, scan.slice_mm or 0.0))
     return (
-        _dimensions(stated.dimensions),
+        _dimensions(scan.dimensions),
         _echo_count(len(te_ms)),
         _echo_spacing(te_ms),
         _first_echo(te_ms[0]),
         _last_echo(te_ms[-1], field_t),
-        _bandwidth(stated.bandwidth_hz, field_t),
-        _flip_angle(stated.flip_deg, stated.tr_ms, field_t),
+        _bandwidth(scan.bandwidth_hz, field_t),
+        _flip_angle(scan.flip_deg, scan.tr_ms, field_t),
         *_voxel(sampled_mm),
-        _slice_gap(step, stated.slice_mm),
+        _slice_gap(step, scan.slice_mm),
     )
 
 
-def _dimensions(stated: str) -> Finding:
-    if stated not in {"2D", "3D"}:
+def _dimensions(dimensions: str) -> Finding:
+    if dimensions not in {"2D", "3D"}:
         return Finding("acquisition", NOT_STATED, "3D", None)
-    warning = "acquired in 2D, where phase may jump from slice to slice" if stated == "2D" else ""
-    return Finding("acquisition", stated, "3D", stated == "3D", warning)
+    warning = "acquired in 2D, where phase may jump from slice to slice" if dimensions == "2D" else ""
+    return Finding("acquisition", dimensions, "3D", dimensions == "3D", warning)
 
 
 def _echo_count(echoes: int) -> Finding:
@@ -166,24 +166,24 @@ def _last_echo(te_ms: float, field_t: float | None) -> Finding:
     )
 
 
-def _bandwidth(stated_hz: float | None, field_t: float | None) -> Finding:
-    measured = NOT_STATED if stated_hz is None else f"{stated_hz:.0f} Hz per pixel"
+def _bandwidth(bandwidth_hz: float | None, field_t: float | None) -> Finding:
+    measured = NOT_STATED if bandwidth_hz is None else f"{bandwidth_hz:.0f} Hz per pixel"
     if field_t != 3.0:
         return Finding("bandwidth", measured, "known at 3 T alone", None)
-    met = None if stated_hz is None else round(stated_hz) <= BANDWIDTH_HZ
+    met = None if bandwidth_hz is None else round(bandwidth_hz) <= BANDWIDTH_HZ
     return Finding("bandwidth", measured, f"{BANDWIDTH_HZ:g} Hz per pixel or less at 3 T", met)
 
 
-def _flip_angle(stated_deg: float | None, tr_ms: float | None, field_t: float | None) -> Finding:
+def _flip_angle(flip_deg: float | None, tr_ms: float | None, field_t: float | None) -> Finding:
     r"""Between the Ernst angles of grey and of white matter, :math:`\cos \alpha = e^{-TR / T_1}`."""
-    measured = NOT_STATED if stated_deg is None else f"{stated_deg:g} degrees"
+    measured = NOT_STATED if flip_deg is None else f"{flip_deg:g} degrees"
     if tr_ms is None or field_t is None:
         return Finding("flip angle", measured, "the Ernst angle", None)
     white, grey = (math.degrees(math.acos(math.exp(-tr_ms / t1_ms))) for t1_ms in T1_MS[field_t])
     recommended = f"{grey:.0f} to {white:.0f} degrees (Ernst angle)"
-    if stated_deg is None:
+    if flip_deg is None:
         return Finding("flip angle", measured, recommended, None)
-    met = grey - FLIP_TOLERANCE_DEG <= stated_deg <= white + FLIP_TOLERANCE_DEG
+    met = grey - FLIP_TOLERANCE_DEG <= flip_deg <= white + FLIP_TOLERANCE_DEG
     return Finding("flip angle", measured, recommended, met)
 
 

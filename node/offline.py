@@ -25,6 +25,7 @@ from node.headers import Header, read_header
 from node.load import Source, load
 from node.masks import read_mask
 from node.report import Report, withhold_contradiction
+from node.site import Site
 from node.work import report_of, report_on, why
 from recon.pipeline import Result, reconstruct
 from recon.recipe import Recipe
@@ -76,20 +77,20 @@ def reconstruct_folder(
     mask: Path | None = None,
     options: DeriveOptions = DeriveOptions(),  # noqa: B008  a frozen value
     progress: Progress | None = None,
-    withhold_contradictions: bool = True,
+    site: Site = Site(),  # noqa: B008  a frozen value
 ) -> Iterator[Outcome]:
     """Reconstruct every acquisition below ``folder`` into ``out``; one outcome each, as they come about.
 
     DICOM: ``out/series-<number>-<key>/{qsm,phase}-<instance>.dcm``. BIDS: ``out/sub-<label>/anat/``.
     `node.masks` says what a mask may be. Files that are not DICOM are passed over; damaged ones fail.
     """
-    given = _Given(recipe, mask, options, progress or _silent, withhold_contradictions)
+    given = _Given(recipe, mask, options, progress or _silent, site)
     for files in bids.find(folder):
         yield _attempt(files.prefix, partial(_from_bids, files, out, given))
     groups: dict[str, list[tuple[Path, Header]]] = defaultdict(list)
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and is_dicom(p)):
         try:
-            header = read_header(read_dataset(path))
+            header = read_header(read_dataset(path), site)
         except Unreadable as error:
             yield Outcome(path.name, "failed", str(error))
             continue
@@ -111,13 +112,13 @@ class _Given:
     mask: Path | None
     options: DeriveOptions
     progress: Progress
-    withhold_contradictions: bool
+    site: Site
 
     def reconstruct(self, name: str, acquisition: Acquisition, mask: BoolArray | None) -> Result:
         return reconstruct(acquisition, self.recipe, mask, partial(self.progress, name))
 
     def check(self, report: Report) -> None:
-        if self.withhold_contradictions:
+        if self.site.withhold_contradictions:
             withhold_contradiction(report)
 
     def mask_for(self, acquisition: Acquisition, source: Source | None = None) -> BoolArray | None:
@@ -141,9 +142,9 @@ def _attempt(name: str, work: _Work) -> Outcome:
 
 
 def _from_bids(files: bids.Megre, out: Path, given: _Given) -> tuple[list[Path], Report]:
-    acquisition = bids.load_megre(files)
+    acquisition = bids.load_megre(files, given.site.min_echoes)
     result = given.reconstruct(files.prefix, acquisition, given.mask_for(acquisition))
-    report = report_on(acquisition, bids.stated(files), bids.CONVENTION, (), result)
+    report = report_on(acquisition, bids.scan(files), bids.CONVENTION, (), result)
     given.check(report)
     return bids.write_derivatives(result, report, acquisition.geometry, out, files), report
 
@@ -151,7 +152,7 @@ def _from_bids(files: bids.Megre, out: Path, given: _Given) -> tuple[list[Path],
 def _from_dicom(
     paths: Sequence[Path], target: Path, derived_at: datetime, given: _Given
 ) -> tuple[list[Path], Report]:
-    source = load(paths)
+    source = load(paths, given.site)
     mask = given.mask_for(source.acquisition, source)
     result = given.reconstruct(target.name, source.acquisition, mask)
     digest = hashlib.sha256(mask.tobytes()).hexdigest() if mask is not None else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from node.errors import Refusal
 from node.report import Report
+from node.site import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,8 @@ class JobSpec:
         Where the derived objects go; made if absent.
     segmentation, parametric_map
         Whether these are written too.
-    withhold_contradictions
-        Whether a result that the sign check contradicts is a refusal; else it is marked.
+    site
+        What the site decides about its scanners and scans.
     """
 
     paths: tuple[Path, ...]
@@ -97,7 +98,7 @@ class JobSpec:
     folder: Path
     segmentation: bool = False
     parametric_map: bool = False
-    withhold_contradictions: bool = True
+    site: Site = Site()
 
 
 @dataclass(frozen=True, slots=True)

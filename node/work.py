@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from node.derive import Derived, DeriveOptions, write_derived
 from node.errors import NodeError, Refusal, Refused, TransientError
-from node.fitness import Stated, fitness
+from node.fitness import Scan, fitness
 from node.load import Source, load
 from node.log import places
 from node.recipes import from_text
@@ -25,10 +25,10 @@ def work(spec: JobSpec) -> JobOutcome:
     """The derived objects of a job, on disk, or why there are none."""
     options = DeriveOptions(segmentation=spec.segmentation, parametric_map=spec.parametric_map)
     try:
-        source = load(spec.paths)
+        source = load(spec.paths, spec.site)
         result = reconstruct(source.acquisition, from_text(spec.recipe))
         report = report_of(source, result)
-        if spec.withhold_contradictions:
+        if spec.site.withhold_contradictions:
             withhold_contradiction(report)
         derived = write_derived(source, result, report, spec.folder, spec.derived_at, options)
     except Exception as error:
@@ -38,19 +38,19 @@ def work(spec: JobSpec) -> JobOutcome:
 
 def report_of(source: Source, result: Reconstruction) -> Report:
     """The report on what was reconstructed from DICOM."""
-    stated = Stated.of(source.templates[0][0])
-    return report_on(source.acquisition, stated, source.convention, source.warnings, result)
+    scan = Scan.of(source.templates[0][0])
+    return report_on(source.acquisition, scan, source.convention, source.warnings, result)
 
 
 def report_on(
-    acquisition: Acquisition, stated: Stated, convention: str, warnings: Iterable[str], result: Reconstruction
+    acquisition: Acquisition, scan: Scan, convention: str, warnings: Iterable[str], result: Reconstruction
 ) -> Report:
     """The report on a reconstruction.
 
     Parameters
     ----------
-    acquisition, stated
-        What was reconstructed, and what its headers say about the sequence.
+    acquisition, scan
+        What was reconstructed, and what its headers say about it.
     convention, warnings
         Of the loader.
     result
@@ -60,7 +60,7 @@ def report_on(
     return Report(
         convention=convention,
         warnings=(*warnings, *of_stages),
-        fitness=fitness(acquisition.te_s, acquisition.f0_mhz, acquisition.geometry.voxel_mm, stated),
+        fitness=fitness(acquisition.te_s, acquisition.f0_mhz, acquisition.geometry.voxel_mm, scan),
     )
 
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from node import cli, loopback, offline, warm
 from node.errors import Refusal
-from node.fitness import Stated, fitness
+from node.fitness import Scan, fitness
 from node.journal import Journal
 from node.records import Received, Result
 from node.report import Report
@@ -27,7 +27,7 @@ from node.report import Report
 REPORT = Report(
     "siemens; magnitude and phase; stored phase rises with the field",
     ("mask: check it",),
-    fitness((0.005, 0.04), 127.7, (1.0, 1.0, 1.0), Stated("3D", 50.0, 20.0)),
+    fitness((0.005, 0.04), 127.7, (1.0, 1.0, 1.0), Scan("3D", 50.0, 20.0)),
 )
 COMMAND = [sys.executable, "-c", "from node.cli import main; main()"]
 
@@ -212,7 +212,8 @@ def test_a_contradicted_sign_is_refused_or_marked(
     code, shown = run(*arguments)
     assert (code, "sign-contradiction: " in shown) == (3, True)
     assert not list(tmp_path.rglob("*.dcm"))
-    code, shown = run(*arguments, "--mark-contradictions")
+    monkeypatch.setenv("QSM_NODE_WITHHOLD_CONTRADICTIONS", "false")
+    code, shown = run(*arguments)
     assert (code, "Sign check contradiction" in " ".join(shown.split())) == (0, True)
     assert {pydicom.dcmread(path).SeriesDescription[:6] for path in tmp_path.rglob("*.dcm")} == {"SIGN? "}
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
 from node import multiframe
-from node.fitness import NOT_STATED, Stated, fitness
+from node.fitness import NOT_STATED, Scan, fitness
 from node.load import load
 from phantoms.protocol import SMALL_PROTOCOL
 from phantoms.scanner import Vendor, write_dicom
 from phantoms.simulate import Phantom
 from recon.types import GAMMA_MHZ_PER_T
 
-GOOD = Stated(dimensions="3D", tr_ms=40.0, flip_deg=15.0, bandwidth_hz=200.0, slice_mm=1.0)
+GOOD = Scan(dimensions="3D", tr_ms=40.0, flip_deg=15.0, bandwidth_hz=200.0, slice_mm=1.0)
 TE_S = (0.004, 0.012, 0.020, 0.028, 0.036)
 F0_MHZ = 3 * GAMMA_MHZ_PER_T
 
@@ -125,10 +125,10 @@ def test_zero_filling_is_undone_whatever_the_order_of_the_acquisition_matrix():
     ds.Rows, ds.Columns = 256, 256
     for matrix in ([0, 128, 128, 0], [128, 0, 0, 128], [0, 128, 0, 128]):
         ds.AcquisitionMatrix = matrix
-        assert Stated.of(ds).zero_filling == 2
+        assert Scan.of(ds).zero_filling == 2
     for matrix in ([0, 256, 192, 0], [0, 0, 0, 0], None):
         ds.AcquisitionMatrix = matrix
-        assert Stated.of(ds).zero_filling == 1
+        assert Scan.of(ds).zero_filling == 1
     edges = judged(voxel_mm=(0.5, 0.5, 1.0), zero_filling=2.0)
     assert (edges["voxel shape"].met, edges["voxel shape"].measured) == (True, "1.00 x 1.00 x 1.00 mm")
 
@@ -146,7 +146,7 @@ numbers = st.none() | st.floats(1e-9, 1e9)
     te_s=st.lists(st.floats(1e-5, 0.9), min_size=1, max_size=9, unique=True).map(sorted),
     f0_mhz=st.floats(1, 1000),
     voxel_mm=st.tuples(*[st.floats(1e-3, 1e3)] * 3),
-    stated=st.builds(Stated, st.text(max_size=3), numbers, numbers, numbers, numbers, st.floats(1, 100)),
+    stated=st.builds(Scan, st.text(max_size=3), numbers, numbers, numbers, numbers, st.floats(1, 100)),
 )
 def test_whatever_is_stated_gives_ten_findings_in_words(te_s, f0_mhz, voxel_mm, stated):
     found = fitness(tuple(te_s), f0_mhz, voxel_mm, stated)
@@ -163,8 +163,8 @@ def test_every_vendor_states_the_same_sequence(dicom_sets, tmp_path, vendor):
     protocol = replace(SMALL_PROTOCOL, te_s=scan.te_s)
     phantom = Phantom(scan, zeros, zeros > 0, zeros.astype("u1"), (), (), protocol, 1, 1)
     source = load(write_dicom(phantom, tmp_path, vendor))
-    stated = Stated.of(source.templates[0][0])
-    assert replace(stated, bandwidth_hz=None) == Stated("3D", 57.0, 20.0, None, 2.0)
+    stated = Scan.of(source.templates[0][0])
+    assert replace(stated, bandwidth_hz=None) == Scan("3D", 57.0, 20.0, None, 2.0)
     assert stated.bandwidth_hz == (1008 if vendor is Vendor.PHILIPS_ENHANCED else None)
 
 
@@ -173,7 +173,7 @@ def test_a_damaged_header_states_nothing(dicom_sets):
     ds.RepetitionTime, ds.FlipAngle, ds.SliceThickness = None, "0", "-1"
     ds.PixelBandwidth = "nan"
     ds.AcquisitionMatrix = [1, 2, 3, 4]
-    assert Stated.of(multiframe.frames(ds)[0]) == Stated(dimensions="3D")
+    assert Scan.of(multiframe.frames(ds)[0]) == Scan(dimensions="3D")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_damaged_header_states_nothing(dicom_sets):
 )
 def test_real_scans(vendor_data, dicom_sets, case, unmet):
     source = load(dicom_sets.dicom_files(vendor_data / case))
-    acquisition, stated = source.acquisition, Stated.of(source.templates[0][0])
+    acquisition, stated = source.acquisition, Scan.of(source.templates[0][0])
     found = fitness(acquisition.te_s, acquisition.f0_mhz, acquisition.geometry.voxel_mm, stated)
     assert {f.rule for f in found if f.met is False} == unmet
     assert all(f.met is not None for f in found)

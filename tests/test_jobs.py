@@ -266,7 +266,6 @@ def test_results_are_queued_for_the_sender_below_the_data_folder(bench: MakeBenc
     assert spec.paths == (tmp_path / "spool" / "sha1.dcm", tmp_path / "spool" / "sha2.dcm")
     assert spec.derived_at == DERIVED_AT
     assert spec.folder == tmp_path / "results" / "job-000001"
-    assert spec.withhold_contradictions
     assert report(b.journal, 1) == DONE.report
     assert b.summary.state == "delivering"
 

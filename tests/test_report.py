@@ -15,7 +15,7 @@ from rich.console import Console
 from node import work
 from node.derive import DeriveOptions, write_derived
 from node.errors import Refused
-from node.fitness import Stated, fitness
+from node.fitness import Scan, fitness
 from node.jobs import run_job
 from node.journal import Journal
 from node.load import load
@@ -23,11 +23,12 @@ from node.overview import report
 from node.provenance import SHORT_TEXT
 from node.records import Done, Failed, JobSpec, Received
 from node.report import Finding, Report, withhold_contradiction
+from node.site import Site
 from node.tables import WIDTH, print_report
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 EVIDENCE = "deep nuclei are diamagnetic (-85 ppb) and the field below the sinuses is reversed (r = -0.71)"
-POOR = fitness((0.0023, 0.0046), 127.7, (1.5, 1.5, 5.0), Stated("2D", 20.0, 10.0, 1008.0, 3.0, 2.0))
+POOR = fitness((0.0023, 0.0046), 127.7, (1.5, 1.5, 5.0), Scan("2D", 20.0, 10.0, 1008.0, 3.0, 2.0))
 REPORT = Report(
     "ge; real and imaginary; stored phase falls with the field; slice sign alternation removed",
     (
@@ -90,7 +91,7 @@ def test_every_reconstruction_has_a_report(reconstruction):
     source, result, made = reconstruction
     assert made.convention == source.convention
     assert made.warnings == (*source.warnings, *(f"{t.stage}: {w}" for t in result.traces for w in t.warnings))
-    stated = Stated("3D", 50.0, 20.0, None, 10.0)
+    stated = Scan("3D", 50.0, 20.0, None, 10.0)
     assert made.fitness == fitness(source.acquisition.te_s, source.acquisition.f0_mhz, (6.0, 6.0, 10.0), stated)
 
 
@@ -117,7 +118,7 @@ def test_a_contradiction_marks_every_derived_object_first_of_all(reconstruction,
 
 def test_what_is_not_limited_is_not_called_so(reconstruction, tmp_path):
     source, _, _ = reconstruction
-    fit = Report(source.convention, (), fitness((0.004, 0.02, 0.036), 127.7, (1.0, 1.0, 1.0), Stated("3D")))
+    fit = Report(source.convention, (), fitness((0.004, 0.02, 0.036), 127.7, (1.0, 1.0, 1.0), Scan("3D")))
     for ds in written(reconstruction, fit, tmp_path).values():
         assert "Limited" not in ds.DerivationDescription
         assert "Warnings" not in ds.ImageComments
@@ -138,7 +139,7 @@ def test_a_contradicted_job_is_refused_for_good_or_marked(spec, monkeypatch):
     assert isinstance(outcome, Failed)
     assert (outcome.refusal.code, outcome.transient) == ("sign-contradiction", False)
     assert not spec.folder.exists()
-    outcome = run_job(replace(spec, withhold_contradictions=False))
+    outcome = run_job(replace(spec, site=Site(withhold_contradictions=False)))
     assert isinstance(outcome, Done)
     assert outcome.report.contradiction == "Sign check: contradiction."
     assert dcmread(spec.folder / outcome.results[0].path).SeriesDescription == "SIGN? QSM [ppb]"
