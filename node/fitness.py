@@ -221,7 +221,7 @@ def _positive(ds: Dataset, keyword: str) -> float | None:
 
 def _zero_filling(ds: Dataset) -> float:
     """From the number of voxels alone: manufacturers order AcquisitionMatrix in different ways."""
-    sampled = [int(n) for n in text(ds, "AcquisitionMatrix").split("\\") if n.isdigit() and int(n)]
+    sampled = [int(n) for n in text(ds, "AcquisitionMatrix").split("\\") if n.isdecimal() and int(n)]
     stored = (number(ds, "Rows") or 0) * (number(ds, "Columns") or 0)
     ratio = stored / math.prod(sampled) if len(sampled) == 2 else 1.0
     return math.sqrt(ratio) if ratio > ZERO_FILLED else 1.0
