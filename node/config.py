@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     parametric_map: bool = Field(
         default=False, description="deliver QSM too as float Parametric Map, an archival copy"
     )
+    withhold_contradictions: bool = Field(
+        default=True, description="a map that the sign check contradicts is not delivered; false: it is, marked"
+    )
     threads: int = Field(default=0, ge=0, le=1024, description="of the reconstruction; 0: all cores")
     min_free_gb: float = Field(default=1.0, ge=0, description="less free disk than this: images are refused")
     give_up_hours: float = Field(default=72.0, gt=0, description="a delivery that failed for so long is given up")
@@ -147,9 +150,9 @@ class Settings(BaseSettings):
 
     @property
     def site(self) -> Site:
-        """What reading and judging images needs to know."""
+        """What a reconstruction needs to know."""
         stated = (Stated(s.manufacturer, s.phase_sign, s.phase_turn, s.chopper) for s in self.scanners.values())
-        return Site(tuple(stated), self.min_echoes)
+        return Site(tuple(stated), self.min_echoes, self.withhold_contradictions)
 
     def peer_named_by_title(self, ae_title: str) -> str | None:
         """Name of the peer with this AE title."""

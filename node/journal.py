@@ -29,7 +29,7 @@ from typing import Any, Literal
 from node.errors import PermanentError, Refusal
 from node.records import Delivery, Gathering, Job, Received, Result
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = f"""
 CREATE TABLE acquisition (
@@ -43,7 +43,8 @@ CREATE INDEX instance_of_acquisition ON instance (acquisition_id);
 CREATE TABLE job (
     id INTEGER PRIMARY KEY, acquisition_id INTEGER NOT NULL REFERENCES acquisition, state TEXT NOT NULL,
     recipe TEXT NOT NULL, derived_at TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, not_before REAL NOT NULL,
-    code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', changed_at REAL NOT NULL) STRICT;
+    code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', changed_at REAL NOT NULL,
+    report TEXT NOT NULL DEFAULT '') STRICT;
 CREATE INDEX job_of_acquisition ON job (acquisition_id);
 CREATE TABLE delivery (
     id INTEGER PRIMARY KEY, job_id INTEGER NOT NULL REFERENCES job, destination TEXT NOT NULL, series TEXT NOT NULL,
@@ -260,11 +261,11 @@ class Journal:
             frozenset(sender for _, sender in instances),
         )
 
-    def finish(self, job: Job, results: Iterable[Result], destinations: Iterable[str]) -> bool:
+    def finish(self, job: Job, results: Iterable[Result], destinations: Iterable[str], report: str = "") -> bool:
         """In one transaction: the job is done and every result is queued for every destination.
 
         An object that was queued before keeps its file and its state. False, and no change, if the job is no longer
-        running: a late instance superseded it.
+        running: a late instance superseded it. ``report`` is `node.report.Report.to_json`.
         """
         now = self._clock()
         rows = [
@@ -275,6 +276,7 @@ class Journal:
         with self._transaction() as db:
             if not self._leave_running(db, job, "done", "", ""):
                 return False
+            db.execute("UPDATE job SET report = ? WHERE id = ?", (report, job.id))
             db.executemany(
                 "INSERT INTO delivery (job_id, destination, series, sop_class_uid, sop_instance_uid, path, sha256, "
                 "state, queued_at, next_try_at) VALUES (?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?) "

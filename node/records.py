@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from node.errors import Refusal
+from node.report import Report
 from node.site import Site
 
 
@@ -88,7 +89,7 @@ class JobSpec:
     segmentation, parametric_map
         Whether these are written too.
     site
-        What the site states about its scanners and asks of its scans.
+        What the site decides about its scanners and scans.
     """
 
     paths: tuple[Path, ...]
@@ -102,10 +103,10 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The derived objects, with paths relative to the job's folder, and what a reader of them should know."""
+    """The derived objects, with paths relative to the job's folder, and what is known about them."""
 
     results: tuple[Result, ...]
-    warnings: tuple[str, ...] = ()
+    report: Report
 
 
 @dataclass(frozen=True, slots=True)
