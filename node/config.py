@@ -30,6 +30,11 @@ HEALTH_AE_TITLE = "QSMHEALTH"
 """Calling AE title of the health check: heard from this machine alone, and only for C-ECHO."""
 
 
+_PREFIX = "QSM_NODE_"
+_OTHER_VARIABLES = {"QSM_NODE_CONFIG", "QSM_NODE_DATA", "QSM_NODE_FUZZ"}
+"""Of the command line and of the tests."""
+
+
 class ConfigError(PermanentError):
     """A setting is wrong; the message says which, what it was and what it may be."""
 
@@ -85,7 +90,7 @@ def _default_data_dir() -> Path:
 class Settings(BaseSettings):
     """Everything that a site decides."""
 
-    model_config = SettingsConfigDict(env_prefix="QSM_NODE_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
     ae_title: AETitle = "QSMNODE"
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
@@ -180,6 +185,7 @@ def load(path: Path | None = None) -> Settings:
 
     if path is not None and not path.is_file():
         raise ConfigError(f"{path}: there is no such file")
+    _check_environment()
     try:
         return FromFile()
     except ValidationError as error:
@@ -188,6 +194,14 @@ def load(path: Path | None = None) -> Settings:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
+
+
+def _check_environment() -> None:
+    """A variable of ours that no setting reads is a slip of the pen: what it should change would stay as it was."""
+    known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | _OTHER_VARIABLES
+    for variable in sorted(os.environ):
+        if variable.startswith(_PREFIX) and variable.split("__")[0] not in known:
+            raise ConfigError(f"{variable}: there is no such setting")
 
 
 def _in_words(item: Any) -> str:
