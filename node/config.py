@@ -90,6 +90,10 @@ class Settings(BaseSettings):
     parametric_map: bool = Field(
         default=False, description="deliver QSM too as float Parametric Map, an archival copy"
     )
+    notice_after_min: float = Field(
+        default=0.0, ge=0, le=720,
+        description="a study without QSM gets one page that says why, so long after its last image; 0: never",
+    )  # fmt: skip
     threads: int = Field(default=0, ge=0, le=1024, description="of the reconstruction; 0: all cores")
     min_free_gb: float = Field(default=1.0, ge=0, description="less free disk than this: images are refused")
     give_up_hours: float = Field(default=72.0, gt=0, description="a delivery that failed for so long is given up")

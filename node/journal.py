@@ -10,6 +10,7 @@ acquisition goes
               -> refused                                      -> superseded
               <- a late instance opens it again, whatever became of it
 
+A job makes QSM, or the page of a study that says why there is none (``notice``): at most one in a study.
 Knows no DICOM beyond UIDs, no network and no files but its own. ``Journal(None)`` lives in memory.
 """
 
@@ -26,16 +27,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from node.errors import PermanentError, Refusal
-from node.records import Delivery, Gathering, Job, Received, Result
+from pydantic import TypeAdapter
 
-SCHEMA_VERSION = 1
+from node.errors import PermanentError, Refusal
+from node.records import Delivery, Gathering, Job, Notice, Received, Result, Settled, Stopped
+
+SCHEMA_VERSION = 2
 
 _SCHEMA = f"""
 CREATE TABLE acquisition (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, study_uid TEXT NOT NULL, state TEXT NOT NULL,
     code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', changed_at REAL NOT NULL) STRICT;
 CREATE INDEX acquisition_open ON acquisition (id) WHERE state = 'receiving';
+CREATE INDEX acquisition_of_study ON acquisition (study_uid);
+CREATE INDEX acquisition_changed ON acquisition (changed_at);
 CREATE TABLE instance (
     sop_instance_uid TEXT PRIMARY KEY, acquisition_id INTEGER NOT NULL REFERENCES acquisition, sha256 TEXT NOT NULL,
     sender TEXT NOT NULL, header TEXT NOT NULL, received_at REAL NOT NULL) STRICT;
@@ -43,7 +48,8 @@ CREATE INDEX instance_of_acquisition ON instance (acquisition_id);
 CREATE TABLE job (
     id INTEGER PRIMARY KEY, acquisition_id INTEGER NOT NULL REFERENCES acquisition, state TEXT NOT NULL,
     recipe TEXT NOT NULL, derived_at TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, not_before REAL NOT NULL,
-    code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', changed_at REAL NOT NULL) STRICT;
+    code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', changed_at REAL NOT NULL,
+    notice TEXT NOT NULL DEFAULT '') STRICT;
 CREATE INDEX job_of_acquisition ON job (acquisition_id);
 CREATE TABLE delivery (
     id INTEGER PRIMARY KEY, job_id INTEGER NOT NULL REFERENCES job, destination TEXT NOT NULL, series TEXT NOT NULL,
@@ -57,6 +63,17 @@ CREATE TABLE aside (
     PRIMARY KEY (kind, reason, sender)) STRICT;
 PRAGMA user_version = {SCHEMA_VERSION};
 """
+_FROM_1 = """
+ALTER TABLE job ADD COLUMN notice TEXT NOT NULL DEFAULT '';
+CREATE INDEX acquisition_of_study ON acquisition (study_uid);
+CREATE INDEX acquisition_changed ON acquisition (changed_at);
+PRAGMA user_version = 2;
+"""
+_NEEDED = {0: _SCHEMA, 1: _FROM_1, SCHEMA_VERSION: ""}
+"""What a file of this version lacks."""
+
+_SAME_STUDY = "(SELECT id FROM acquisition WHERE study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))"
+_NOTICE = TypeAdapter(Notice)
 
 
 class JournalError(PermanentError):
@@ -96,10 +113,9 @@ class Journal:
     def _open_schema(self) -> None:
         with self._transaction():
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-            elif version != SCHEMA_VERSION:
+            for statement in _NEEDED.get(version, "").split(";"):
+                self._db.execute(statement)
+            if version not in _NEEDED:
                 raise JournalError(f"the journal has version {version}, this program reads version {SCHEMA_VERSION}")
 
     @contextmanager
@@ -155,6 +171,7 @@ class Journal:
                 "WHERE acquisition_id = ? AND state IN ('queued', 'running')",
                 (now, acquisition),
             )
+            self._drop_notice(db, acquisition, now)
             db.execute(
                 "INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?)",
                 (obj.sop_instance_uid, acquisition, obj.sha256, obj.sender, obj.header, now),
@@ -241,12 +258,12 @@ class Journal:
             row = db.execute(
                 "UPDATE job SET state = 'running', attempts = attempts + 1, changed_at = ?1 WHERE id = "
                 "(SELECT id FROM job WHERE state = 'queued' AND not_before <= ?1 ORDER BY id LIMIT 1) "
-                "RETURNING id, acquisition_id, recipe, derived_at, attempts",
+                "RETURNING id, acquisition_id, recipe, derived_at, attempts, notice",
                 (now,),
             ).fetchone()
             if row is None:
                 return None
-            id_, acquisition, recipe, derived_at, attempts = row
+            id_, acquisition, recipe, derived_at, attempts, notice = row
             instances = db.execute(
                 "SELECT sha256, sender FROM instance WHERE acquisition_id = ? ORDER BY sha256", (acquisition,)
             ).fetchall()
@@ -258,6 +275,7 @@ class Journal:
             attempts,
             tuple(sha256 for sha256, _ in instances),
             frozenset(sender for _, sender in instances),
+            _NOTICE.validate_json(notice) if notice else None,
         )
 
     def finish(self, job: Job, results: Iterable[Result], destinations: Iterable[str]) -> bool:
@@ -312,6 +330,74 @@ class Journal:
         with self._transaction() as db:
             return db.execute("UPDATE job SET state = 'queued' WHERE state = 'running'").rowcount
 
+    # --- pages that say why there is no QSM
+
+    def settled(self, since: float) -> list[Settled]:
+        """Studies of which an acquisition changed since then (seconds since the epoch) and that may get a page.
+
+        Nothing of them is received, queued or running; nothing was reconstructed; they have no page.
+        """
+        with self._lock:
+            return self._settled("changed_at >= ?", since)
+
+    def _settled(self, which: str, parameter: float | str) -> list[Settled]:
+        rows = self._db.execute(
+            f"""
+            WITH study AS (SELECT DISTINCT study_uid FROM acquisition WHERE {which}),
+            part AS (
+                SELECT study_uid, changed_at, state = 'receiving' AS forbids
+                FROM study CROSS JOIN acquisition USING (study_uid)
+                UNION ALL
+                SELECT study_uid, job.changed_at, job.state IN ('queued', 'running', 'done')
+                       OR (notice <> '' AND job.state <> 'superseded')
+                FROM study CROSS JOIN acquisition USING (study_uid)
+                CROSS JOIN job ON acquisition_id = acquisition.id)
+            SELECT study_uid, MAX(changed_at) FROM part GROUP BY study_uid HAVING NOT MAX(forbids)
+            """,
+            (parameter,),
+        ).fetchall()
+        return [Settled(*row) for row in rows]
+
+    def stopped(self, study_uid: str) -> list[Stopped]:
+        """The acquisitions of a study that were refused or failed, oldest first."""
+        with self._lock:
+            rows = self._db.execute(
+                """
+                SELECT id, code, sentence FROM acquisition WHERE study_uid = ?1 AND state IN ('incomplete', 'refused')
+                UNION ALL
+                SELECT a.id, job.code, job.sentence FROM acquisition a JOIN job ON job.id =
+                    (SELECT MAX(id) FROM job WHERE acquisition_id = a.id AND notice = '')
+                WHERE study_uid = ?1 AND a.state = 'complete' AND job.state = 'failed'
+                ORDER BY 1
+                """,
+                (study_uid,),
+            ).fetchall()
+        return [Stopped(id_, Refusal(code, sentence)) for id_, code, sentence in rows]
+
+    def notify(self, study: Settled, acquisition_id: int, notice: Notice, derived_at: datetime) -> int | None:
+        """Queue the job that makes the study's page from an image of this acquisition. The job's number.
+
+        None, and no change, if the study is no longer as it was settled.
+        """
+        with self._transaction() as db:
+            if study not in self._settled("study_uid = ?", study.study_uid):
+                return None
+            (job,) = db.execute(
+                "INSERT INTO job (acquisition_id, state, recipe, derived_at, not_before, changed_at, notice) "
+                "VALUES (?, 'queued', '', ?, 0, ?, ?) RETURNING id",
+                (acquisition_id, derived_at.isoformat(), self._clock(), _NOTICE.dump_json(notice).decode()),
+            ).fetchone()
+        return int(job)
+
+    @staticmethod
+    def _drop_notice(db: sqlite3.Connection, acquisition_id: int, now: float) -> None:
+        """The study goes on: a page that is not made yet would say what is no longer so."""
+        db.execute(
+            "UPDATE job SET state = 'superseded', changed_at = ?2 WHERE notice <> '' "
+            f"AND state IN ('queued', 'running', 'failed') AND acquisition_id IN {_SAME_STUDY}",
+            (acquisition_id, now),
+        )
+
     # --- deliveries
 
     def due(self) -> list[Delivery]:
@@ -345,6 +431,8 @@ class Journal:
     def retry(self, acquisition_id: int) -> str:
         """Set going again what stopped: a failed job, failed or waiting deliveries, or a judgement.
 
+        A page of the study that was not delivered is sent again, one that was not made is considered again.
+
         Returns
         -------
         str
@@ -356,8 +444,15 @@ class Journal:
             There is no such acquisition, or nothing that could be retried.
         """
         now = self._clock()
-        newest = "(SELECT MAX(id) FROM job WHERE acquisition_id = ?)"
+        newest = "(SELECT MAX(id) FROM job WHERE acquisition_id = ?1 AND notice = '')"
+        page = f"SELECT id FROM job WHERE notice <> '' AND acquisition_id IN {_SAME_STUDY}"
+        send = (
+            "UPDATE delivery SET state = 'pending', queued_at = ?2, next_try_at = 0 "
+            "WHERE state IN ('undeliverable', 'pending') AND job_id IN"
+        )
         with self._transaction() as db:
+            self._drop_notice(db, acquisition_id, now)
+            pages = db.execute(f"{send} ({page})", (acquisition_id, now)).rowcount
             if db.execute(
                 "UPDATE acquisition SET state = 'receiving', code = '', sentence = '', changed_at = ? "
                 "WHERE id = ? AND state IN ('incomplete', 'refused')",
@@ -365,16 +460,12 @@ class Journal:
             ).rowcount:
                 return "will be judged again after the quiet time"
             if db.execute(
-                f"UPDATE job SET state = 'queued', attempts = 0, not_before = 0, changed_at = ? "
+                f"UPDATE job SET state = 'queued', attempts = 0, not_before = 0, changed_at = ?2 "
                 f"WHERE id = {newest} AND (state = 'failed' OR state = 'queued')",
-                (now, acquisition_id),
+                (acquisition_id, now),
             ).rowcount:
                 return "the reconstruction is queued again"
-            sent = db.execute(
-                f"UPDATE delivery SET state = 'pending', queued_at = ?, next_try_at = 0 "
-                f"WHERE job_id = {newest} AND state IN ('undeliverable', 'pending')",
-                (now, acquisition_id),
-            ).rowcount
+            sent = pages + db.execute(f"{send} {newest}", (acquisition_id, now)).rowcount
         if not sent:
             raise JournalError(f"acquisition {acquisition_id}: does not exist, or has nothing to try again")
         return f"{sent} objects are sent again"

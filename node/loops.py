@@ -216,6 +216,7 @@ class Reconstructor:
             folder=self._settings.data_dir / folder,
             segmentation=self._settings.segmentation,
             parametric_map=self._settings.parametric_map,
+            notice=job.notice,
         )
         log.info("job started", job=job.id, acquisition=job.acquisition_id, attempt=job.attempts)
         start_s = time.monotonic()

@@ -1,12 +1,14 @@
-"""What a worker process does with a job: load, reconstruct, write. Imported in workers alone: it brings numba along.
+"""What a worker process does with a job: load, reconstruct, write; or write a page that says why there is no QSM.
 
-Knows neither the journal nor the network nor which process it runs in.
+Imported in workers alone: it brings numba along. Knows neither the journal nor the network nor which process it runs
+in.
 """
 
 from __future__ import annotations
 
 import re
 
+from node.capture import write_notice
 from node.derive import Derived, DeriveOptions, write_derived
 from node.errors import NodeError, Refusal, Refused, TransientError
 from node.load import load
@@ -20,13 +22,20 @@ from recon.types import ReconError
 
 def work(spec: JobSpec) -> JobOutcome:
     """The derived objects of a job, on disk, or why there are none."""
-    options = DeriveOptions(segmentation=spec.segmentation, parametric_map=spec.parametric_map)
     try:
-        source = load(spec.paths)
-        result = reconstruct(source.acquisition, from_text(spec.recipe))
-        derived = write_derived(source, result, spec.folder, spec.derived_at, options)
+        if spec.notice:
+            page = write_notice(spec.notice, spec.paths[0], spec.folder, spec.derived_at)
+            return Done((_result(spec, page),))
+        return _reconstruct(spec)
     except Exception as error:
         return Failed(why(error), isinstance(error, TransientError | MemoryError | OSError))
+
+
+def _reconstruct(spec: JobSpec) -> Done:
+    options = DeriveOptions(segmentation=spec.segmentation, parametric_map=spec.parametric_map)
+    source = load(spec.paths)
+    result = reconstruct(source.acquisition, from_text(spec.recipe))
+    derived = write_derived(source, result, spec.folder, spec.derived_at, options)
     return Done(tuple(_result(spec, item) for item in derived), (*source.warnings, *stage_warnings(result)))
 
 
