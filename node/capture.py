@@ -62,7 +62,6 @@ def _object(notice: Notice, source: Dataset, derived_at: datetime) -> Dataset:
     ds.InstanceNumber = 1
     ds.ImageType = ["DERIVED", "SECONDARY"]
     ds.PatientOrientation = None
-    ds.Laterality = None
     codes = ", ".join(reason.refusal.code for reason in notice.reasons)
     sign(ds, source, derived_at, [f"QSM not produced: {codes}"])
     comment = " ".join(["QSM not produced.", *words, NOT_FOR_DIAGNOSIS])

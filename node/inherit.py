@@ -35,14 +35,14 @@ _STUDY = _keywords(
     StudyInstanceUID StudyDate StudyTime AccessionNumber IssuerOfAccessionNumberSequence StudyID
     ReferringPhysicianName StudyDescription ProcedureCodeSequence AdmittingDiagnosesDescription InstitutionName
     InstitutionAddress InstitutionalDepartmentName PerformedProcedureStepID PerformedProcedureStepStartDate
-    PerformedProcedureStepStartTime PerformedProcedureStepDescription
+    PerformedProcedureStepStartTime PerformedProcedureStepDescription BodyPartExamined
     """
 )
 
 _GEOMETRY = _keywords(
     """
     FrameOfReferenceUID PositionReferenceIndicator ImagePositionPatient ImageOrientationPatient PixelSpacing
-    SliceThickness SpacingBetweenSlices SliceLocation PatientPosition BodyPartExamined Rows Columns
+    SliceThickness SpacingBetweenSlices SliceLocation PatientPosition Rows Columns
     """
 )
 
@@ -105,15 +105,11 @@ def inherited(source: Dataset) -> Dataset:
     for keyword, value in (("ScanningSequence", "GR"), ("SequenceVariant", "NONE")):
         if keyword not in target:
             setattr(target, keyword, value)
-    if source.get("Laterality"):
-        target.Laterality = source.Laterality
-    elif str(source.get("BodyPartExamined", "")).strip() not in _UNPAIRED:
-        target.Laterality = None
     return target
 
 
 def inherited_study(source: Dataset) -> Dataset:
-    """A new dataset with everything that any object takes over from another one of its study: patient and study."""
+    """A new dataset with everything that any object takes over from another one: patient, study, part of the body."""
     return _whitelisted(source, _OF_STUDY, _EMPTY_IF_ABSENT_OF_STUDY)
 
 
@@ -125,6 +121,10 @@ def _whitelisted(source: Dataset, tags: tuple[int | None, ...], empty_if_absent:
     for keyword in empty_if_absent:
         if keyword not in target:
             setattr(target, keyword, None)
+    if source.get("Laterality"):
+        target.Laterality = source.Laterality
+    elif str(source.get("BodyPartExamined", "")).strip() not in _UNPAIRED:
+        target.Laterality = None
     return target
 
 

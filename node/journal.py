@@ -466,8 +466,8 @@ class Journal:
             ).rowcount:
                 return "the reconstruction is queued again"
             sent = pages + db.execute(f"{send} {newest}", (acquisition_id, now)).rowcount
-        if not sent:
-            raise JournalError(f"acquisition {acquisition_id}: does not exist, or has nothing to try again")
+            if not sent:
+                raise JournalError(f"acquisition {acquisition_id}: does not exist, or has nothing to try again")
         return f"{sent} objects are sent again"
 
     def query(self, sql: str, *parameters: Any) -> list[Any]:
