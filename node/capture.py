@@ -1,7 +1,8 @@
 """The page "QSM not produced" as Secondary Capture: text in, one DICOM image out.
 
 The text in the pixels holds no patient data; the header takes patient and study from an image of the study. The
-font comes with matplotlib: the same text gives the same pixels on every machine. Knows not when a page is due.
+font comes with matplotlib, so that the pixels do not depend on what a machine has installed; it shows a box for a
+letter that it lacks. Knows not when a page is due.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 import matplotlib as mpl
@@ -23,7 +25,7 @@ from node.derive import Derived, encoded
 from node.files import make_folder, read_dataset, sync_folder, write_whole
 from node.identity import PRODUCT, derived_uid
 from node.inherit import inherited_study
-from node.provenance import NOT_FOR_DIAGNOSIS, derived_series_number, in_zone, sign
+from node.provenance import NOT_FOR_DIAGNOSIS, derived_series_number, in_zone, stamp_equipment
 from node.records import Notice, Reason
 
 SIZE = 1024
@@ -31,6 +33,10 @@ _MARGIN, _GAP, _INDENT = 64, 28, 176
 _BACKGROUND, _LINE, _FAINT, _TEXT, _WHITE = 16, 70, 160, 215, 255
 _OFFSET = 5
 """Of the series number; 1 to 4 are the derived series."""
+_MOST_LINES = 5
+"""A longer text is cut, so that one reason always has room; ImageComments has it whole."""
+_LONG_TEXT = 10240
+"""Longest value of VR LT, PS3.5 table 6.2-1."""
 
 
 def write_notice(notice: Notice, source: Path, folder: Path, derived_at: datetime) -> Derived:
@@ -62,10 +68,10 @@ def _object(notice: Notice, source: Dataset, derived_at: datetime) -> Dataset:
     ds.InstanceNumber = 1
     ds.ImageType = ["DERIVED", "SECONDARY"]
     ds.PatientOrientation = None
-    codes = ", ".join(reason.refusal.code for reason in notice.reasons)
-    sign(ds, source, derived_at, [f"QSM not produced: {codes}"])
-    comment = " ".join(["QSM not produced.", *words, NOT_FOR_DIAGNOSIS])
-    ds.ImageComments = comment.encode("ascii", "replace").decode()
+    codes = {reason.refusal.code for reason in notice.reasons}
+    stamp_equipment(ds, source, derived_at, [f"QSM not produced: {', '.join(sorted(codes))}"])
+    comment = " ".join([NOT_FOR_DIAGNOSIS, "QSM not produced.", *words])
+    ds.ImageComments = comment.encode("ascii", "replace").decode()[:_LONG_TEXT]
     ds.BurnedInAnnotation = "NO"
     ds.LossyImageCompression = "00"
     ds.WindowCenter, ds.WindowWidth = "128", "256"
@@ -147,7 +153,8 @@ def _style(name: str, size: int, grey: int) -> _Style:
 
 
 def _lines(text: str, style: _Style, label: str = "") -> _Lines:
-    return _Lines(tuple(_wrapped(text, style.font, SIZE - 2 * _MARGIN - bool(label) * _INDENT)), style, label)
+    width = SIZE - 2 * _MARGIN - bool(label) * _INDENT
+    return _Lines(tuple(islice(_wrapped(text, style.font, width), _MOST_LINES)), style, label)
 
 
 def _write(pen: ImageDraw.ImageDraw, y: int, parts: Sequence[_Lines]) -> int:

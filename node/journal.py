@@ -343,15 +343,14 @@ class Journal:
     def _settled(self, which: str, parameter: float | str) -> list[Settled]:
         rows = self._db.execute(
             f"""
-            WITH study AS (SELECT DISTINCT study_uid FROM acquisition WHERE {which}),
+            WITH study AS (SELECT study_uid FROM acquisition WHERE {which}),
             part AS (
                 SELECT study_uid, changed_at, state = 'receiving' AS forbids
-                FROM study CROSS JOIN acquisition USING (study_uid)
+                FROM acquisition WHERE study_uid IN study
                 UNION ALL
                 SELECT study_uid, job.changed_at, job.state IN ('queued', 'running', 'done')
                        OR (notice <> '' AND job.state <> 'superseded')
-                FROM study CROSS JOIN acquisition USING (study_uid)
-                CROSS JOIN job ON acquisition_id = acquisition.id)
+                FROM acquisition CROSS JOIN job ON acquisition_id = acquisition.id WHERE study_uid IN study)
             SELECT study_uid, MAX(changed_at) FROM part GROUP BY study_uid HAVING NOT MAX(forbids)
             """,
             (parameter,),

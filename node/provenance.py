@@ -73,7 +73,7 @@ class Provenance:
     def stamp(self, ds: Dataset) -> None:
         """Equipment, times and comments: the same on every object of the derivation."""
         scanner = self.source.templates[0][0]
-        sign(ds, scanner, self.derived_at, parameters(self.result.recipe))
+        stamp_equipment(ds, scanner, self.derived_at, parameters(self.result.recipe))
         phantom = ["Phantom."] if "phantom" in str(scanner.get("ImageComments", "")).lower() else []
         warnings = [*self.source.warnings, *stage_warnings(self.result)]
         ds.ImageComments = " ".join(
@@ -87,7 +87,7 @@ def derived_series_number(source: Dataset, offset: int) -> int:
     return number if abs(number) < 2**31 else offset
 
 
-def sign(ds: Dataset, source: Dataset, derived_at: datetime, contributions: Sequence[str]) -> None:
+def stamp_equipment(ds: Dataset, source: Dataset, derived_at: datetime, contributions: Sequence[str]) -> None:
     """Name this product as the equipment, what it contributed, and the time in the zone of the source's study."""
     ds.Manufacturer = MANUFACTURER
     ds.ManufacturerModelName = PRODUCT

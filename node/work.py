@@ -1,7 +1,6 @@
 """What a worker process does with a job: load, reconstruct, write; or write a page that says why there is no QSM.
 
-Imported in workers alone: it brings numba along. Knows neither the journal nor the network nor which process it runs
-in.
+Imported in workers alone: it brings numba along. Knows neither journal nor network nor which process it runs in.
 """
 
 from __future__ import annotations

@@ -407,13 +407,17 @@ def page(tiny_study: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Da
     return pydicom.dcmread(write_notice(PAGE, tiny_study[0], tmp_path_factory.mktemp("page"), AT).path)
 
 
-def test_the_page_conforms(page: Dataset) -> None:
+def said(tool: str, *arguments: Any) -> list[str]:
+    program = Path(sys.executable).parent / tool
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    return (done.stdout + done.stderr).splitlines()
+
+
+def test_the_page_conforms_and_agrees_with_the_study(page: Dataset, tiny_study: list[Path]) -> None:
     assert page.SOPClassUID == SecondaryCaptureImageStorage
-    done = subprocess.run(
-        [Path(sys.executable).parent / "dciodvfy", "-new", page.filename], capture_output=True, text=True, check=False
-    )
-    said = (done.stdout + done.stderr).splitlines()
-    assert [line for line in said if line.startswith(("Error", "Warning"))] == []
+    found = said("dciodvfy", "-new", page.filename)
+    assert [line for line in found if line.startswith(("Error", "Warning"))] == []
+    assert said("dcentvfy", page.filename, *tiny_study) == []
 
 
 def test_the_page_belongs_to_patient_and_study_and_to_no_image(page: Dataset, tiny_study: list[Path]) -> None:
@@ -455,6 +459,7 @@ def test_a_job_makes_it_without_reading_more_than_one_image(tiny_study: list[Pat
     outcome = run_job(spec)
     assert isinstance(outcome, Done)
     assert [(r.series, r.path) for r in outcome.results] == [("notice", "notice-0001.dcm")]
+    assert run_job(replace(spec, folder=tmp_path / "again")) == outcome
 
 
 @pytest.mark.parametrize(
@@ -492,12 +497,18 @@ def margins_are_empty(pixels: np.ndarray[Any, Any]) -> bool:
     return int(np.sum(pixels != pixels[0, 0])) == int(np.sum(inner != pixels[0, 0]))
 
 
-@pytest.mark.parametrize("reasons", [1, 3, 30])
-def test_nothing_runs_over_the_edge_however_much_there_is_to_say(reasons: int) -> None:
-    many = tuple(reason(n, words=5 * n) for n in range(1, reasons + 1))
+@pytest.mark.parametrize(("reasons", "words"), [(1, 5), (3, 10), (30, 10), (1, 5000), (3, 5000)])
+def test_nothing_runs_over_the_edge_however_much_there_is_to_say(reasons: int, words: int) -> None:
+    many = tuple(replace(reason(n, words), scan=f"series {'12345, ' * words}") for n in range(reasons))
     pixels = draw(Notice("A" * 16, many), AT)
     assert (pixels.shape, pixels.dtype) == ((SIZE, SIZE), np.uint8)
     assert margins_are_empty(pixels)
+
+
+def test_the_footer_stays_free_whatever_is_said_above() -> None:
+    least, most = (draw(Notice("QSMNODE", (reason(1, words),)), AT) for words in (1, 5000))
+    assert (least[-160:] == most[-160:]).all()
+    assert (least[:-160] != most[:-160]).any()
 
 
 def test_a_word_that_is_wider_than_the_page_is_broken() -> None:
