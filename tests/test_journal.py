@@ -128,7 +128,11 @@ class Agreement(RuleBasedStateMachine):
             self.drop_page()
 
     @rule()
-    def a_study_gets_a_page(self) -> None:
+    def a_study_is_refused_and_gets_a_page(self) -> None:
+        for key, model in self.acquisitions.items():
+            if model.state == "receiving":
+                assert self.journal.settle(self.gathering(key), "incomplete", WHY)
+                model.state, model.sentence = "incomplete", WHY.sentence
         jobs = [job for a in self.acquisitions.values() for job in a.jobs]
         expected = (
             bool(self.acquisitions)
