@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,6 +20,8 @@ from pydantic_settings import (
 )
 
 from node.errors import PermanentError
+from node.site import Site
+from node.vendors.stated import Stated
 
 RECIPE_NAMES = ("default", "fast", "medi")
 """The keys of `recon.recipe.RECIPES`, which brings numba along."""
@@ -41,6 +43,17 @@ def _ae_title(value: str) -> str:
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Scanner(BaseModel):
+    """Sign and scale of the phase images of one manufacturer, see `node.vendors.stated`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    manufacturer: str = Field(min_length=2)
+    phase_sign: Annotated[Literal[1, -1], BeforeValidator(int)]
+    phase_turn: float = Field(gt=0, allow_inf_nan=False)
+    chopper: bool = False
 
 
 class Peer(BaseModel):
@@ -82,6 +95,10 @@ class Settings(BaseSettings):
     deliver_to: tuple[str, ...] = Field(
         default=(), description="names of peers that get every result; empty: back to the sender"
     )
+    scanners: dict[str, Scanner] = Field(
+        default={}, description="sign and scale of phase images where they are not known, or differ here"
+    )
+    min_echoes: int = Field(default=1, ge=1, description="acquisitions of fewer echoes are refused")
     quiet_s: float = Field(
         default=60.0, gt=0, le=86400, description="an acquisition is judged after so long without a new image"
     )
@@ -94,6 +111,9 @@ class Settings(BaseSettings):
         default=0.0, ge=0, le=720,
         description="a study without QSM gets one page that says why, so long after its last image; 0: never",
     )  # fmt: skip
+    withhold_contradictions: bool = Field(
+        default=True, description="a map that the sign check contradicts is not delivered; false: it is, marked"
+    )
     threads: int = Field(default=0, ge=0, le=1024, description="of the reconstruction; 0: all cores")
     min_free_gb: float = Field(default=1.0, ge=0, description="less free disk than this: images are refused")
     give_up_hours: float = Field(default=72.0, gt=0, description="a delivery that failed for so long is given up")
@@ -131,6 +151,12 @@ class Settings(BaseSettings):
         """Arguments, then the environment, then the TOML file."""
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def site(self) -> Site:
+        """What a reconstruction needs to know."""
+        stated = (Stated(s.manufacturer, s.phase_sign, s.phase_turn, s.chopper) for s in self.scanners.values())
+        return Site(tuple(stated), self.min_echoes, self.withhold_contradictions)
 
     def peer_named_by_title(self, ae_title: str) -> str | None:
         """Name of the peer with this AE title."""

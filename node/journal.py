@@ -32,9 +32,9 @@ from pydantic import TypeAdapter
 from node.errors import PermanentError, Refusal
 from node.records import Delivery, Gathering, Job, Notice, Received, Result, Settled, Stopped
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
-_SCHEMA = f"""
+_SCHEMA = """
 CREATE TABLE acquisition (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, study_uid TEXT NOT NULL, state TEXT NOT NULL,
     code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', changed_at REAL NOT NULL) STRICT;
@@ -49,7 +49,7 @@ CREATE TABLE job (
     id INTEGER PRIMARY KEY, acquisition_id INTEGER NOT NULL REFERENCES acquisition, state TEXT NOT NULL,
     recipe TEXT NOT NULL, derived_at TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, not_before REAL NOT NULL,
     code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', changed_at REAL NOT NULL,
-    notice TEXT NOT NULL DEFAULT '') STRICT;
+    report TEXT NOT NULL DEFAULT '', notice TEXT NOT NULL DEFAULT '') STRICT;
 CREATE INDEX job_of_acquisition ON job (acquisition_id);
 CREATE TABLE delivery (
     id INTEGER PRIMARY KEY, job_id INTEGER NOT NULL REFERENCES job, destination TEXT NOT NULL, series TEXT NOT NULL,
@@ -60,17 +60,17 @@ CREATE INDEX delivery_of_job ON delivery (job_id);
 CREATE INDEX delivery_due ON delivery (next_try_at) WHERE state = 'pending';
 CREATE TABLE aside (
     kind TEXT NOT NULL, reason TEXT NOT NULL, sender TEXT NOT NULL, count INTEGER NOT NULL, last_at REAL NOT NULL,
-    PRIMARY KEY (kind, reason, sender)) STRICT;
-PRAGMA user_version = {SCHEMA_VERSION};
+    PRIMARY KEY (kind, reason, sender)) STRICT
 """
-_FROM_1 = """
-ALTER TABLE job ADD COLUMN notice TEXT NOT NULL DEFAULT '';
-CREATE INDEX acquisition_of_study ON acquisition (study_uid);
-CREATE INDEX acquisition_changed ON acquisition (changed_at);
-PRAGMA user_version = 2;
-"""
-_NEEDED = {0: _SCHEMA, 1: _FROM_1, SCHEMA_VERSION: ""}
-"""What a file of this version lacks."""
+_UPGRADES = (
+    "ALTER TABLE job ADD COLUMN report TEXT NOT NULL DEFAULT ''",
+    """
+    ALTER TABLE job ADD COLUMN notice TEXT NOT NULL DEFAULT '';
+    CREATE INDEX acquisition_of_study ON acquisition (study_uid);
+    CREATE INDEX acquisition_changed ON acquisition (changed_at)
+    """,
+)
+"""From each version to the next, beginning with 1."""
 
 _SAME_STUDY = "(SELECT id FROM acquisition WHERE study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))"
 _NOTICE = TypeAdapter(Notice)
@@ -113,10 +113,11 @@ class Journal:
     def _open_schema(self) -> None:
         with self._transaction():
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            for statement in _NEEDED.get(version, "").split(";"):
-                self._db.execute(statement)
-            if version not in _NEEDED:
+            if version > SCHEMA_VERSION:
                 raise JournalError(f"the journal has version {version}, this program reads version {SCHEMA_VERSION}")
+            lacking = _UPGRADES[version - 1 :] if version else (_SCHEMA,)
+            for statement in ";".join((*lacking, f"PRAGMA user_version = {SCHEMA_VERSION}")).split(";"):
+                self._db.execute(statement)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -278,11 +279,11 @@ class Journal:
             _NOTICE.validate_json(notice) if notice else None,
         )
 
-    def finish(self, job: Job, results: Iterable[Result], destinations: Iterable[str]) -> bool:
+    def finish(self, job: Job, results: Iterable[Result], destinations: Iterable[str], report: str = "") -> bool:
         """In one transaction: the job is done and every result is queued for every destination.
 
         An object that was queued before keeps its file and its state. False, and no change, if the job is no longer
-        running: a late instance superseded it.
+        running: a late instance superseded it. ``report`` is `node.report.Report.to_json`.
         """
         now = self._clock()
         rows = [
@@ -293,6 +294,7 @@ class Journal:
         with self._transaction() as db:
             if not self._leave_running(db, job, "done", "", ""):
                 return False
+            db.execute("UPDATE job SET report = ? WHERE id = ?", (report, job.id))
             db.executemany(
                 "INSERT INTO delivery (job_id, destination, series, sop_class_uid, sop_instance_uid, path, sha256, "
                 "state, queued_at, next_try_at) VALUES (?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?) "

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from node.advice import advice_on
-from node.assemble import MIN_SLICES
+from node.completeness import MIN_SLICES
 from node.config import Settings
 from node.headers import Header, scan_name
 from node.journal import Journal

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 
 from node.journal import Journal
+from node.report import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,13 @@ def deliveries(journal: Journal, acquisition_id: int) -> list[DeliveryGroup]:
         acquisition_id,
     )
     return [DeliveryGroup(*row) for row in rows]
+
+
+def report(journal: Journal, acquisition_id: int) -> Report | None:
+    """What is known about the newest job's results; None before there are any."""
+    (newest,) = journal.query("SELECT MAX(id) FROM job WHERE acquisition_id = ? AND notice = ''", acquisition_id)[0]
+    rows = journal.query("SELECT report FROM job WHERE id = ? AND report <> ''", newest)
+    return Report.from_json(rows[0][0]) if rows else None
 
 
 def asides(journal: Journal) -> list[Aside]:

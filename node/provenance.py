@@ -19,6 +19,7 @@ from pydicom.uid import UID
 from node import __version__
 from node.identity import PROCESSING_EQUIPMENT, PRODUCT, derived_uid
 from node.load import Source, SourceImage
+from node.report import Report
 from recon.pipeline import Result
 from recon.recipe import Recipe, as_dict
 
@@ -34,6 +35,7 @@ class Provenance:
 
     source: Source
     result: Result
+    report: Report
     derived_at: datetime
     supplied_mask_sha256: str = ""
 
@@ -57,7 +59,19 @@ class Provenance:
         """The images of slice ``k``, over echoes and components; PS3.3 C.7.6.1.1.4, purpose from CID 7202."""
         return [_source_item(image) for image in self.source.images[k]]
 
-    def chain(self) -> list[str]:
+    def series_description(self, name: str) -> str:
+        """The name of a series. A doubted sign comes first: lists of series are cut off on the right."""
+        return f"SIGN? {name}" if self.report.contradiction else name
+
+    def derivation(self, *meaning: str) -> str:
+        """DerivationDescription: a doubted sign, what the values mean, what limits them, where they come from.
+
+        What does not fit is left out at the end; it stands in ContributingEquipmentSequence and ImageComments too.
+        """
+        limits = _listed("Limited quality", self.report.limits)
+        return short_text([*filter(None, (self.report.contradiction, *meaning, limits, *self._chain()))])
+
+    def _chain(self) -> list[str]:
         """Software, version, algorithms, settings digest and input in sentences."""
         recipe = self.result.recipe
         methods = ", ".join(str(m["method"]) for m in as_dict(recipe).values() if isinstance(m, dict))
@@ -74,11 +88,10 @@ class Provenance:
         """Equipment, times and comments: the same on every object of the derivation."""
         scanner = self.source.templates[0][0]
         stamp_equipment(ds, scanner, self.derived_at, parameters(self.result.recipe))
-        phantom = ["Phantom."] if "phantom" in str(scanner.get("ImageComments", "")).lower() else []
-        warnings = [*self.source.warnings, *stage_warnings(self.result)]
-        ds.ImageComments = " ".join(
-            [NOT_FOR_DIAGNOSIS, *phantom, *(["Warnings:", "; ".join(warnings) + "."] if warnings else [])]
-        )
+        report = self.report
+        phantom = "Phantom." if "phantom" in str(scanner.get("ImageComments", "")).lower() else ""
+        warnings = _listed("Warnings", (*report.limits, *report.warnings))
+        ds.ImageComments = " ".join(filter(None, (report.contradiction, NOT_FOR_DIAGNOSIS, phantom, warnings)))
 
 
 def derived_series_number(source: Dataset, offset: int) -> int:
@@ -125,11 +138,6 @@ def _call(method: dict[str, object]) -> str:
     return f"{method['method']}({arguments})"
 
 
-def stage_warnings(result: Result) -> list[str]:
-    """What the stages warn of, for a reader of the result."""
-    return [f"{trace.stage}: {warning}" for trace in result.traces for warning in trace.warnings]
-
-
 def short_text(sentences: Sequence[str]) -> str:
     """The sentences in one text that VR ST can hold, without the last ones where they do not fit."""
     kept = ""
@@ -138,6 +146,10 @@ def short_text(sentences: Sequence[str]) -> str:
             break
         kept = f"{kept} {sentence}".lstrip()
     return kept
+
+
+def _listed(title: str, items: Sequence[str]) -> str:
+    return f"{title}: {'; '.join(items)}." if items else ""
 
 
 def in_zone(moment: datetime, offset: str) -> datetime:

@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 
 from node.errors import Refusal
+from node.report import Report
+from node.site import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,8 @@ class JobSpec:
         Whether these are written too.
     notice
         A page that is made instead of a reconstruction.
+    site
+        What the site decides about its scanners and scans.
     """
 
     paths: tuple[Path, ...]
@@ -131,14 +135,15 @@ class JobSpec:
     segmentation: bool = False
     parametric_map: bool = False
     notice: Notice | None = None
+    site: Site = Site()
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The derived objects, with paths relative to the job's folder, and what a reader of them should know."""
+    """The derived objects, with paths relative to the job's folder, and what is known about the reconstruction."""
 
     results: tuple[Result, ...]
-    warnings: tuple[str, ...] = ()
+    report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)
