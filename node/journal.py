@@ -77,7 +77,7 @@ _NOTICE = TypeAdapter(Notice)
 
 
 class JournalError(PermanentError):
-    """The journal file is of another version, or what was asked for is not in it."""
+    """The journal file is of a later version, or what was asked for is not in it."""
 
 
 class Journal:
@@ -93,7 +93,7 @@ class Journal:
     Raises
     ------
     JournalError
-        The file was written by another version.
+        The file was written by a later version.
     """
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
