@@ -112,6 +112,10 @@ class Settings(BaseSettings):
     parametric_map: bool = Field(
         default=False, description="deliver QSM too as float Parametric Map, an archival copy"
     )
+    notice_after_min: float = Field(
+        default=0.0, ge=0, le=720,
+        description="a study without QSM gets one page that says why, so long after its last image; 0: never",
+    )  # fmt: skip
     withhold_contradictions: bool = Field(
         default=True, description="a map that the sign check contradicts is not delivered; false: it is, marked"
     )

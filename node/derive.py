@@ -36,7 +36,7 @@ from recon.types import FloatArray
 
 __all__ = ["DeriveOptions", "Derived", "is_own", "write_derived"]
 
-Series = Literal["qsm", "phase", "mask", "pmap"]
+Series = Literal["qsm", "phase", "mask", "pmap", "notice"]
 
 _INT16 = np.iinfo(np.int16)
 

@@ -9,6 +9,7 @@ here.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -147,6 +148,12 @@ def read_header(ds: Dataset, site: Site = Site()) -> Header:  # noqa: B008  a fr
         return _read_header(ds, site)
     except Exception:  # pydicom decodes on access, and raises nearly anything on nonsense
         return _NOTHING
+
+
+def scan_name(headers: Sequence[Header]) -> str:
+    """The scan that these images belong to, without patient data: series numbers and protocol."""
+    series = sorted({h.series_number for h in headers if h.series_number is not None})
+    return f"series {', '.join(map(str, series)) or 'without number'} ({headers[0].protocol or 'no protocol name'})"
 
 
 def _read_header(ds: Dataset, site: Site) -> Header:

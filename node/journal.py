@@ -10,6 +10,7 @@ acquisition goes
               -> refused                                      -> superseded
               <- a late instance opens it again, whatever became of it
 
+A job makes QSM, or the page of a study that says why there is none (``notice``): at most one in a study.
 Knows no DICOM beyond UIDs, no network and no files but its own. ``Journal(None)`` lives in memory.
 """
 
@@ -26,16 +27,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from node.errors import PermanentError, Refusal
-from node.records import Delivery, Gathering, Job, Received, Result
+from node.records import Delivery, Gathering, Job, Notice, Received, Result, Settled, Stopped
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
-_SCHEMA = f"""
+_SCHEMA = """
 CREATE TABLE acquisition (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, study_uid TEXT NOT NULL, state TEXT NOT NULL,
     code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', changed_at REAL NOT NULL) STRICT;
 CREATE INDEX acquisition_open ON acquisition (id) WHERE state = 'receiving';
+CREATE INDEX acquisition_of_study ON acquisition (study_uid);
+CREATE INDEX acquisition_changed ON acquisition (changed_at);
 CREATE TABLE instance (
     sop_instance_uid TEXT PRIMARY KEY, acquisition_id INTEGER NOT NULL REFERENCES acquisition, sha256 TEXT NOT NULL,
     sender TEXT NOT NULL, header TEXT NOT NULL, received_at REAL NOT NULL) STRICT;
@@ -44,7 +49,7 @@ CREATE TABLE job (
     id INTEGER PRIMARY KEY, acquisition_id INTEGER NOT NULL REFERENCES acquisition, state TEXT NOT NULL,
     recipe TEXT NOT NULL, derived_at TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, not_before REAL NOT NULL,
     code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', changed_at REAL NOT NULL,
-    report TEXT NOT NULL DEFAULT '') STRICT;
+    report TEXT NOT NULL DEFAULT '', notice TEXT NOT NULL DEFAULT '') STRICT;
 CREATE INDEX job_of_acquisition ON job (acquisition_id);
 CREATE TABLE delivery (
     id INTEGER PRIMARY KEY, job_id INTEGER NOT NULL REFERENCES job, destination TEXT NOT NULL, series TEXT NOT NULL,
@@ -55,13 +60,24 @@ CREATE INDEX delivery_of_job ON delivery (job_id);
 CREATE INDEX delivery_due ON delivery (next_try_at) WHERE state = 'pending';
 CREATE TABLE aside (
     kind TEXT NOT NULL, reason TEXT NOT NULL, sender TEXT NOT NULL, count INTEGER NOT NULL, last_at REAL NOT NULL,
-    PRIMARY KEY (kind, reason, sender)) STRICT;
-PRAGMA user_version = {SCHEMA_VERSION};
+    PRIMARY KEY (kind, reason, sender)) STRICT
 """
+_UPGRADES = (
+    "ALTER TABLE job ADD COLUMN report TEXT NOT NULL DEFAULT ''",
+    """
+    ALTER TABLE job ADD COLUMN notice TEXT NOT NULL DEFAULT '';
+    CREATE INDEX acquisition_of_study ON acquisition (study_uid);
+    CREATE INDEX acquisition_changed ON acquisition (changed_at)
+    """,
+)
+"""From each version to the next, beginning with 1."""
+
+_SAME_STUDY = "(SELECT id FROM acquisition WHERE study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))"
+_NOTICE = TypeAdapter(Notice)
 
 
 class JournalError(PermanentError):
-    """The journal file is of another version, or what was asked for is not in it."""
+    """The journal file is of a later version, or what was asked for is not in it."""
 
 
 class Journal:
@@ -77,7 +93,7 @@ class Journal:
     Raises
     ------
     JournalError
-        The file was written by another version.
+        The file was written by a later version.
     """
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
@@ -97,11 +113,11 @@ class Journal:
     def _open_schema(self) -> None:
         with self._transaction():
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-            elif version != SCHEMA_VERSION:
+            if version > SCHEMA_VERSION:
                 raise JournalError(f"the journal has version {version}, this program reads version {SCHEMA_VERSION}")
+            lacking = _UPGRADES[version - 1 :] if version else (_SCHEMA,)
+            for statement in ";".join((*lacking, f"PRAGMA user_version = {SCHEMA_VERSION}")).split(";"):
+                self._db.execute(statement)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -156,6 +172,7 @@ class Journal:
                 "WHERE acquisition_id = ? AND state IN ('queued', 'running')",
                 (now, acquisition),
             )
+            self._drop_notice(db, acquisition, now)
             db.execute(
                 "INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?)",
                 (obj.sop_instance_uid, acquisition, obj.sha256, obj.sender, obj.header, now),
@@ -242,12 +259,12 @@ class Journal:
             row = db.execute(
                 "UPDATE job SET state = 'running', attempts = attempts + 1, changed_at = ?1 WHERE id = "
                 "(SELECT id FROM job WHERE state = 'queued' AND not_before <= ?1 ORDER BY id LIMIT 1) "
-                "RETURNING id, acquisition_id, recipe, derived_at, attempts",
+                "RETURNING id, acquisition_id, recipe, derived_at, attempts, notice",
                 (now,),
             ).fetchone()
             if row is None:
                 return None
-            id_, acquisition, recipe, derived_at, attempts = row
+            id_, acquisition, recipe, derived_at, attempts, notice = row
             instances = db.execute(
                 "SELECT sha256, sender FROM instance WHERE acquisition_id = ? ORDER BY sha256", (acquisition,)
             ).fetchall()
@@ -259,6 +276,7 @@ class Journal:
             attempts,
             tuple(sha256 for sha256, _ in instances),
             frozenset(sender for _, sender in instances),
+            _NOTICE.validate_json(notice) if notice else None,
         )
 
     def finish(self, job: Job, results: Iterable[Result], destinations: Iterable[str], report: str = "") -> bool:
@@ -314,6 +332,73 @@ class Journal:
         with self._transaction() as db:
             return db.execute("UPDATE job SET state = 'queued' WHERE state = 'running'").rowcount
 
+    # --- pages that say why there is no QSM
+
+    def settled(self, since: float) -> list[Settled]:
+        """Studies of which an acquisition changed since then (seconds since the epoch) and that may get a page.
+
+        Nothing of them is received, queued or running; nothing was reconstructed; they have no page.
+        """
+        with self._lock:
+            return self._settled("changed_at >= ?", since)
+
+    def _settled(self, which: str, parameter: float | str) -> list[Settled]:
+        rows = self._db.execute(
+            f"""
+            WITH study AS (SELECT study_uid FROM acquisition WHERE {which}),
+            part AS (
+                SELECT study_uid, changed_at, state = 'receiving' AS forbids
+                FROM acquisition WHERE study_uid IN study
+                UNION ALL
+                SELECT study_uid, job.changed_at, job.state IN ('queued', 'running', 'done')
+                       OR (notice <> '' AND job.state <> 'superseded')
+                FROM acquisition CROSS JOIN job ON acquisition_id = acquisition.id WHERE study_uid IN study)
+            SELECT study_uid, MAX(changed_at) FROM part GROUP BY study_uid HAVING NOT MAX(forbids)
+            """,
+            (parameter,),
+        ).fetchall()
+        return [Settled(*row) for row in rows]
+
+    def stopped(self, study_uid: str) -> list[Stopped]:
+        """The acquisitions of a study that were refused or failed, oldest first."""
+        with self._lock:
+            rows = self._db.execute(
+                """
+                SELECT id, code, sentence FROM acquisition WHERE study_uid = ?1 AND state IN ('incomplete', 'refused')
+                UNION ALL
+                SELECT a.id, job.code, job.sentence FROM acquisition a JOIN job ON job.id =
+                    (SELECT MAX(id) FROM job WHERE acquisition_id = a.id AND notice = '')
+                WHERE study_uid = ?1 AND a.state = 'complete' AND job.state = 'failed'
+                ORDER BY 1
+                """,
+                (study_uid,),
+            ).fetchall()
+        return [Stopped(id_, Refusal(code, sentence)) for id_, code, sentence in rows]
+
+    def notify(self, study: Settled, acquisition_id: int, notice: Notice, derived_at: datetime) -> int | None:
+        """Queue the job that makes the study's page from an image of this acquisition. The job's number.
+
+        None, and no change, if the study is no longer as it was settled.
+        """
+        with self._transaction() as db:
+            if study not in self._settled("study_uid = ?", study.study_uid):
+                return None
+            (job,) = db.execute(
+                "INSERT INTO job (acquisition_id, state, recipe, derived_at, not_before, changed_at, notice) "
+                "VALUES (?, 'queued', '', ?, 0, ?, ?) RETURNING id",
+                (acquisition_id, derived_at.isoformat(), self._clock(), _NOTICE.dump_json(notice).decode()),
+            ).fetchone()
+        return int(job)
+
+    @staticmethod
+    def _drop_notice(db: sqlite3.Connection, acquisition_id: int, now: float) -> None:
+        """The study goes on: a page that is not made yet would say what is no longer so."""
+        db.execute(
+            "UPDATE job SET state = 'superseded', changed_at = ?2 WHERE notice <> '' "
+            f"AND state IN ('queued', 'running', 'failed') AND acquisition_id IN {_SAME_STUDY}",
+            (acquisition_id, now),
+        )
+
     # --- deliveries
 
     def due(self) -> list[Delivery]:
@@ -347,6 +432,8 @@ class Journal:
     def retry(self, acquisition_id: int) -> str:
         """Set going again what stopped: a failed job, failed or waiting deliveries, or a judgement.
 
+        A page of the study that was not delivered is sent again, one that was not made is considered again.
+
         Returns
         -------
         str
@@ -358,8 +445,15 @@ class Journal:
             There is no such acquisition, or nothing that could be retried.
         """
         now = self._clock()
-        newest = "(SELECT MAX(id) FROM job WHERE acquisition_id = ?)"
+        newest = "(SELECT MAX(id) FROM job WHERE acquisition_id = ?1 AND notice = '')"
+        page = f"SELECT id FROM job WHERE notice <> '' AND acquisition_id IN {_SAME_STUDY}"
+        send = (
+            "UPDATE delivery SET state = 'pending', queued_at = ?2, next_try_at = 0 "
+            "WHERE state IN ('undeliverable', 'pending') AND job_id IN"
+        )
         with self._transaction() as db:
+            self._drop_notice(db, acquisition_id, now)
+            pages = db.execute(f"{send} ({page})", (acquisition_id, now)).rowcount
             if db.execute(
                 "UPDATE acquisition SET state = 'receiving', code = '', sentence = '', changed_at = ? "
                 "WHERE id = ? AND state IN ('incomplete', 'refused')",
@@ -367,18 +461,14 @@ class Journal:
             ).rowcount:
                 return "will be judged again after the quiet time"
             if db.execute(
-                f"UPDATE job SET state = 'queued', attempts = 0, not_before = 0, changed_at = ? "
+                f"UPDATE job SET state = 'queued', attempts = 0, not_before = 0, changed_at = ?2 "
                 f"WHERE id = {newest} AND (state = 'failed' OR state = 'queued')",
-                (now, acquisition_id),
+                (acquisition_id, now),
             ).rowcount:
                 return "the reconstruction is queued again"
-            sent = db.execute(
-                f"UPDATE delivery SET state = 'pending', queued_at = ?, next_try_at = 0 "
-                f"WHERE job_id = {newest} AND state IN ('undeliverable', 'pending')",
-                (now, acquisition_id),
-            ).rowcount
-        if not sent:
-            raise JournalError(f"acquisition {acquisition_id}: does not exist, or has nothing to try again")
+            sent = pages + db.execute(f"{send} {newest}", (acquisition_id, now)).rowcount
+            if not sent:
+                raise JournalError(f"acquisition {acquisition_id}: does not exist, or has nothing to try again")
         return f"{sent} objects are sent again"
 
     def query(self, sql: str, *parameters: Any) -> list[Any]:

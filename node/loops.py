@@ -218,6 +218,7 @@ class Reconstructor:
             folder=self._settings.data_dir / folder,
             segmentation=self._settings.segmentation,
             parametric_map=self._settings.parametric_map,
+            notice=job.notice,
             site=self._settings.site,
         )
         log.info("job started", job=job.id, acquisition=job.acquisition_id, attempt=job.attempts)
@@ -258,14 +259,14 @@ class Reconstructor:
             self._worker = None
         worker.kill()
 
-    def _finish(self, job: Job, results: list[Result], took_s: float, report: Report) -> None:
+    def _finish(self, job: Job, results: list[Result], took_s: float, report: Report | None) -> None:
         destinations = self._settings.destinations(job.senders)
-        if not self._journal.finish(job, results, destinations, report.to_json()):
+        if not self._journal.finish(job, results, destinations, report.to_json() if report else ""):
             log.info("result dropped: an image came late", job=job.id, acquisition=job.acquisition_id)
             return
         log.info(
             "job done", job=job.id, acquisition=job.acquisition_id, objects=len(results), seconds=round(took_s, 1),
-            warnings=report.cautions,
+            warnings=report.cautions if report else (),
         )  # fmt: skip
         if not destinations:
             log.warning("nowhere to send", job=job.id, senders=sorted(job.senders))

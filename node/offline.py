@@ -21,7 +21,7 @@ from node.assemble import acquisition_key
 from node.derive import DeriveOptions, write_derived
 from node.errors import Refused, Unreadable
 from node.files import read_dataset
-from node.headers import Header, read_header
+from node.headers import Header, read_header, scan_name
 from node.load import Source, load
 from node.masks import read_mask
 from node.report import Report, withhold_contradiction
@@ -101,7 +101,7 @@ def reconstruct_folder(
     for key, members in groups.items():
         paths, headers = zip(*members, strict=True)
         target = out / f"series-{min(h.series_number or 0 for h in headers)}-{key[:8]}"
-        yield _attempt(_name(headers), partial(_from_dicom, paths, target, derived_at, given))
+        yield _attempt(scan_name(headers), partial(_from_dicom, paths, target, derived_at, given))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +161,6 @@ def _from_dicom(
     given.check(report)
     derived = write_derived(source, result, report, target, derived_at, options)
     return [d.path for d in derived], report
-
-
-def _name(headers: Sequence[Header]) -> str:
-    series = sorted({h.series_number for h in headers if h.series_number is not None})
-    return f"series {', '.join(map(str, series)) or 'without number'} ({headers[0].protocol or 'no protocol name'})"
 
 
 def _silent(_acquisition: str, _stage: str, _done: float) -> None:

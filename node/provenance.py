@@ -52,9 +52,8 @@ class Provenance:
         return *uids, __version__, recipe_digest(self.result.recipe), self.supplied_mask_sha256
 
     def series_number(self, offset: int) -> int:
-        """A hundred times the source's, plus an offset; the offset alone where that is no VR IS (PS3.5 6.2)."""
-        number = int(self.source.templates[0][0].get("SeriesNumber") or 0) * 100 + offset
-        return number if abs(number) < 2**31 else offset
+        """As `derived_series_number`."""
+        return derived_series_number(self.source.templates[0][0], offset)
 
     def source_images(self, k: int) -> list[Dataset]:
         """The images of slice ``k``, over echoes and components; PS3.3 C.7.6.1.1.4, purpose from CID 7202."""
@@ -88,21 +87,30 @@ class Provenance:
     def stamp(self, ds: Dataset) -> None:
         """Equipment, times and comments: the same on every object of the derivation."""
         scanner = self.source.templates[0][0]
-        ds.Manufacturer = MANUFACTURER
-        ds.ManufacturerModelName = PRODUCT
-        ds.SoftwareVersions = __version__
-        ds.ContributingEquipmentSequence = [
-            _processing(text, self.derived_at) for text in parameters(self.result.recipe)
-        ]
-        local = _in_zone(self.derived_at, str(scanner.get("TimezoneOffsetFromUTC", "")))
-        date, time = local.strftime("%Y%m%d"), local.strftime("%H%M%S")
-        for moment in ("Series", "Content", "InstanceCreation"):
-            setattr(ds, f"{moment}Date", date)
-            setattr(ds, f"{moment}Time", time)
+        stamp_equipment(ds, scanner, self.derived_at, parameters(self.result.recipe))
         report = self.report
         phantom = "Phantom." if "phantom" in str(scanner.get("ImageComments", "")).lower() else ""
         warnings = _listed("Warnings", (*report.limits, *report.warnings))
         ds.ImageComments = " ".join(filter(None, (report.contradiction, NOT_FOR_DIAGNOSIS, phantom, warnings)))
+
+
+def derived_series_number(source: Dataset, offset: int) -> int:
+    """A hundred times the source's, plus an offset; the offset alone where that is no VR IS (PS3.5 6.2)."""
+    number = int(source.get("SeriesNumber") or 0) * 100 + offset
+    return number if abs(number) < 2**31 else offset
+
+
+def stamp_equipment(ds: Dataset, source: Dataset, derived_at: datetime, contributions: Sequence[str]) -> None:
+    """Name this product as the equipment, what it contributed, and the time in the zone of the source's study."""
+    ds.Manufacturer = MANUFACTURER
+    ds.ManufacturerModelName = PRODUCT
+    ds.SoftwareVersions = __version__
+    ds.ContributingEquipmentSequence = [_processing(text, derived_at) for text in contributions]
+    local = in_zone(derived_at, str(source.get("TimezoneOffsetFromUTC", "")))
+    date, time = local.strftime("%Y%m%d"), local.strftime("%H%M%S")
+    for moment in ("Series", "Content", "InstanceCreation"):
+        setattr(ds, f"{moment}Date", date)
+        setattr(ds, f"{moment}Time", time)
 
 
 def code(value: str, scheme: str, meaning: str) -> Dataset:
@@ -144,7 +152,7 @@ def _listed(title: str, items: Sequence[str]) -> str:
     return f"{title}: {'; '.join(items)}." if items else ""
 
 
-def _in_zone(moment: datetime, offset: str) -> datetime:
+def in_zone(moment: datetime, offset: str) -> datetime:
     """The moment in the time zone that the study states (PS3.3 C.12.1.1.8), or as it is where it states none."""
     try:
         return moment.astimezone(datetime.strptime(offset.strip(), "%z").tzinfo)

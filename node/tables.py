@@ -65,6 +65,7 @@ def print_one(console: Console, a: Summary, deliveries: Sequence[DeliveryGroup],
         "From": ", ".join(a.senders),
         "Images": f"{a.images}, the last {_time(a.received_at)}",
         "Attempts": str(a.attempts),
+        "Notice": a.notice,
     }
     for name, value in lines.items():
         if value:

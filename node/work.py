@@ -1,6 +1,6 @@
-"""What a worker process does with a job: load, reconstruct, write. Imported in workers alone: it brings numba along.
+"""What a worker process does with a job: load, reconstruct, write; or write a page that says why there is no QSM.
 
-Knows neither the journal nor the network nor which process it runs in.
+Imported in workers alone: it brings numba along. Knows neither journal nor network nor which process it runs in.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from node.capture import write_notice
 from node.derive import Derived, DeriveOptions, write_derived
 from node.errors import NodeError, Refusal, Refused, TransientError
 from node.fitness import Scan, fitness
@@ -23,16 +24,23 @@ from recon.types import Acquisition, ReconError
 
 def work(spec: JobSpec) -> JobOutcome:
     """The derived objects of a job, on disk, or why there are none."""
-    options = DeriveOptions(segmentation=spec.segmentation, parametric_map=spec.parametric_map)
     try:
-        source = load(spec.paths, spec.site)
-        result = reconstruct(source.acquisition, from_text(spec.recipe))
-        report = report_of(source, result)
-        if spec.site.withhold_contradictions:
-            withhold_contradiction(report)
-        derived = write_derived(source, result, report, spec.folder, spec.derived_at, options)
+        if spec.notice:
+            page = write_notice(spec.notice, spec.paths[0], spec.folder, spec.derived_at)
+            return Done((_result(spec, page),))
+        return _reconstruct(spec)
     except Exception as error:
         return Failed(why(error), isinstance(error, TransientError | MemoryError | OSError))
+
+
+def _reconstruct(spec: JobSpec) -> Done:
+    options = DeriveOptions(segmentation=spec.segmentation, parametric_map=spec.parametric_map)
+    source = load(spec.paths, spec.site)
+    result = reconstruct(source.acquisition, from_text(spec.recipe))
+    report = report_of(source, result)
+    if spec.site.withhold_contradictions:
+        withhold_contradiction(report)
+    derived = write_derived(source, result, report, spec.folder, spec.derived_at, options)
     return Done(tuple(_result(spec, item) for item in derived), report)
 
 
