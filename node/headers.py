@@ -92,15 +92,15 @@ class Header:
     flip_deg: float | None
     announced_echoes: int | None
     announced_slices: int | None
-    acquisition_type: str
-    """MRAcquisitionType: 2D or 3D."""
-    acquired_s: float | None
-    """Moment of the acquisition, in seconds that only serve to compare images of one study."""
     frames: tuple[Frame, ...]
     own: bool
     """Written by this product: to be recognised, not processed."""
     refusal: Refusal | None
     """Why the object, on its own, is not raw complex gradient echo."""
+    acquisition_type: str = ""
+    """MRAcquisitionType: 2D or 3D."""
+    acquired_s: float | None = None
+    """Moment of the acquisition, in seconds that only serve to compare images of one study."""
 
     def to_json(self) -> str:
         """As one line of JSON; equal headers give equal text."""
@@ -134,8 +134,6 @@ _NOTHING = Header(
     flip_deg=None,
     announced_echoes=None,
     announced_slices=None,
-    acquisition_type="",
-    acquired_s=None,
     frames=(),
     own=False,
     refusal=Refusal("unreadable", "header cannot be read"),

@@ -17,67 +17,21 @@ Knows no DICOM beyond UIDs, no network and no files but its own. ``Journal(None)
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from node.errors import PermanentError, Refusal
+from node.database import Database, JournalError
+from node.errors import Refusal
 from node.records import Delivery, Gathering, Job, Notice, Received, Result, Settled, Stopped
-
-SCHEMA_VERSION = 3
-
-_SCHEMA = """
-CREATE TABLE acquisition (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, study_uid TEXT NOT NULL, state TEXT NOT NULL,
-    code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', changed_at REAL NOT NULL) STRICT;
-CREATE INDEX acquisition_open ON acquisition (id) WHERE state = 'receiving';
-CREATE INDEX acquisition_of_study ON acquisition (study_uid);
-CREATE INDEX acquisition_changed ON acquisition (changed_at);
-CREATE TABLE instance (
-    sop_instance_uid TEXT PRIMARY KEY, acquisition_id INTEGER NOT NULL REFERENCES acquisition, sha256 TEXT NOT NULL,
-    sender TEXT NOT NULL, header TEXT NOT NULL, received_at REAL NOT NULL) STRICT;
-CREATE INDEX instance_of_acquisition ON instance (acquisition_id);
-CREATE TABLE job (
-    id INTEGER PRIMARY KEY, acquisition_id INTEGER NOT NULL REFERENCES acquisition, state TEXT NOT NULL,
-    recipe TEXT NOT NULL, derived_at TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, not_before REAL NOT NULL,
-    code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', changed_at REAL NOT NULL,
-    report TEXT NOT NULL DEFAULT '', notice TEXT NOT NULL DEFAULT '') STRICT;
-CREATE INDEX job_of_acquisition ON job (acquisition_id);
-CREATE TABLE delivery (
-    id INTEGER PRIMARY KEY, job_id INTEGER NOT NULL REFERENCES job, destination TEXT NOT NULL, series TEXT NOT NULL,
-    sop_class_uid TEXT NOT NULL, sop_instance_uid TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL,
-    state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, queued_at REAL NOT NULL, next_try_at REAL NOT NULL,
-    sentence TEXT NOT NULL DEFAULT '', UNIQUE (sop_instance_uid, destination)) STRICT;
-CREATE INDEX delivery_of_job ON delivery (job_id);
-CREATE INDEX delivery_due ON delivery (next_try_at) WHERE state = 'pending';
-CREATE TABLE aside (
-    kind TEXT NOT NULL, reason TEXT NOT NULL, sender TEXT NOT NULL, count INTEGER NOT NULL, last_at REAL NOT NULL,
-    PRIMARY KEY (kind, reason, sender)) STRICT
-"""
-_UPGRADES = (
-    "ALTER TABLE job ADD COLUMN report TEXT NOT NULL DEFAULT ''",
-    """
-    ALTER TABLE job ADD COLUMN notice TEXT NOT NULL DEFAULT '';
-    CREATE INDEX acquisition_of_study ON acquisition (study_uid);
-    CREATE INDEX acquisition_changed ON acquisition (changed_at)
-    """,
-)
-"""From each version to the next, beginning with 1."""
 
 _SAME_STUDY = "(SELECT id FROM acquisition WHERE study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))"
 _NOTICE = TypeAdapter(Notice)
-
-
-class JournalError(PermanentError):
-    """The journal file is of a later version, or what was asked for is not in it."""
 
 
 class Journal:
@@ -98,53 +52,18 @@ class Journal:
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._lock = threading.RLock()
-        if path is not None:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        self._db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=30.0)
-        try:
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-                self._db.execute(f"PRAGMA {pragma}")
-            self._open_schema()
-        except BaseException:
-            self._db.close()
-            raise
-
-    def _open_schema(self) -> None:
-        with self._transaction():
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version > SCHEMA_VERSION:
-                raise JournalError(f"the journal has version {version}, this program reads version {SCHEMA_VERSION}")
-            lacking = _UPGRADES[version - 1 :] if version else (_SCHEMA,)
-            for statement in ";".join((*lacking, f"PRAGMA user_version = {SCHEMA_VERSION}")).split(";"):
-                self._db.execute(statement)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk can have ended it already
-                    self._db.execute("ROLLBACK")
-                raise
+        self._db = Database(path)
 
     def close(self) -> None:
         """Close the file. Nothing else may be called afterwards."""
-        with self._lock:
-            self._db.close()
+        self._db.close()
 
     # --- receiving
 
     def seen(self, sop_instance_uid: str) -> str | None:
         """SHA-256 of the data set that was stored under this UID."""
-        with self._lock:
-            row = self._db.execute(
-                "SELECT sha256 FROM instance WHERE sop_instance_uid = ?", (sop_instance_uid,)
-            ).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._db.rows("SELECT sha256 FROM instance WHERE sop_instance_uid = ?", sop_instance_uid)
+        return str(rows[0][0]) if rows else None
 
     def add(self, obj: Received) -> Literal["stored", "duplicate", "conflict"]:
         """Enter a received object; its acquisition is open (again) from now.
@@ -153,7 +72,7 @@ class Journal:
         the first stays, the second is counted aside.
         """
         now = self._clock()
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             before = self.seen(obj.sop_instance_uid)
             if before == obj.sha256:
                 return "duplicate"
@@ -181,7 +100,7 @@ class Journal:
 
     def count(self, kind: Literal["ignored", "rejected"], reason: str, sender: str) -> None:
         """Count an object that is not taken: ignored (not for us) or rejected (unusable)."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             self._count(db, kind, reason, sender, self._clock())
 
     @staticmethod
@@ -196,20 +115,19 @@ class Journal:
 
     def receiving(self) -> list[Gathering]:
         """The acquisitions that are neither complete nor given a reason why not."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT acquisition.id, COUNT(*), json_group_array(DISTINCT sender) "
-                "FROM acquisition CROSS JOIN instance ON acquisition_id = acquisition.id "  # few are open
-                "WHERE state = 'receiving' GROUP BY acquisition.id"
-            ).fetchall()
+        rows = self._db.rows(
+            "SELECT acquisition.id, COUNT(*), json_group_array(DISTINCT sender) "
+            "FROM acquisition CROSS JOIN instance ON acquisition_id = acquisition.id "  # few are open
+            "WHERE state = 'receiving' GROUP BY acquisition.id"
+        )
         return [Gathering(id_, count, frozenset(json.loads(senders))) for id_, count, senders in rows]
 
     def headers(self, acquisition_id: int) -> list[str]:
         """The headers of an acquisition's instances, in order of arrival."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT header FROM instance WHERE acquisition_id = ? ORDER BY rowid", (acquisition_id,)
-            ).fetchall()
+        rows = self._db.rows(
+            "SELECT header FROM instance WHERE acquisition_id = ? ORDER BY rowid",
+            acquisition_id,
+        )
         return [str(header) for (header,) in rows]
 
     def complete(self, gathering: Gathering, recipe: str, derived_at: datetime) -> int | None:
@@ -219,7 +137,7 @@ class Journal:
         derivation of every run of this job.
         """
         now = self._clock()
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             if not self._unchanged(db, gathering):
                 return None
             db.execute("UPDATE acquisition SET state = 'complete', changed_at = ? WHERE id = ?", (now, gathering.id))
@@ -232,7 +150,7 @@ class Journal:
 
     def settle(self, gathering: Gathering, state: Literal["incomplete", "refused"], refusal: Refusal) -> bool:
         """The acquisition is not reconstructed, for this reason. False if an instance came meanwhile."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             if not self._unchanged(db, gathering):
                 return False
             db.execute(
@@ -255,7 +173,7 @@ class Journal:
     def lease(self) -> Job | None:
         """Take the next job that may run; from now it is running, and this attempt counts."""
         now = self._clock()
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             row = db.execute(
                 "UPDATE job SET state = 'running', attempts = attempts + 1, changed_at = ?1 WHERE id = "
                 "(SELECT id FROM job WHERE state = 'queued' AND not_before <= ?1 ORDER BY id LIMIT 1) "
@@ -291,7 +209,7 @@ class Journal:
             for to in destinations
             for r in results
         ]
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             if not self._leave_running(db, job, "done", "", ""):
                 return False
             db.execute("UPDATE job SET report = ? WHERE id = ?", (report, job.id))
@@ -306,7 +224,7 @@ class Journal:
     def fail(self, job: Job, refusal: Refusal, retry_in_s: float | None) -> bool:
         """The attempt failed: queue the job again after a pause, or (None) let it rest as failed."""
         state = "failed" if retry_in_s is None else "queued"
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             if not self._leave_running(db, job, state, refusal.code, refusal.sentence):
                 return False
             db.execute("UPDATE job SET not_before = ? WHERE id = ?", (self._clock() + (retry_in_s or 0), job.id))
@@ -314,7 +232,7 @@ class Journal:
 
     def release(self, job: Job) -> bool:
         """Give a leased job back as if it had not been taken: the node stops."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             if not self._leave_running(db, job, "queued", "", ""):
                 return False
             db.execute("UPDATE job SET attempts = attempts - 1 WHERE id = ?", (job.id,))
@@ -329,7 +247,7 @@ class Journal:
 
     def recover(self) -> int:
         """Queue the jobs that were running when the node ended without a word; their number."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             return db.execute("UPDATE job SET state = 'queued' WHERE state = 'running'").rowcount
 
     # --- pages that say why there is no QSM
@@ -339,11 +257,10 @@ class Journal:
 
         Nothing of them is received, queued or running; nothing was reconstructed; they have no page.
         """
-        with self._lock:
-            return self._settled("changed_at >= ?", since)
+        return self._settled("changed_at >= ?", since)
 
     def _settled(self, which: str, parameter: float | str) -> list[Settled]:
-        rows = self._db.execute(
+        rows = self._db.rows(
             f"""
             WITH study AS (SELECT study_uid FROM acquisition WHERE {which}),
             part AS (
@@ -355,24 +272,23 @@ class Journal:
                 FROM acquisition CROSS JOIN job ON acquisition_id = acquisition.id WHERE study_uid IN study)
             SELECT study_uid, MAX(changed_at) FROM part GROUP BY study_uid HAVING NOT MAX(forbids)
             """,
-            (parameter,),
-        ).fetchall()
+            parameter,
+        )
         return [Settled(*row) for row in rows]
 
     def stopped(self, study_uid: str) -> list[Stopped]:
         """The acquisitions of a study that were refused or failed, oldest first."""
-        with self._lock:
-            rows = self._db.execute(
-                """
-                SELECT id, code, sentence FROM acquisition WHERE study_uid = ?1 AND state IN ('incomplete', 'refused')
-                UNION ALL
-                SELECT a.id, job.code, job.sentence FROM acquisition a JOIN job ON job.id =
-                    (SELECT MAX(id) FROM job WHERE acquisition_id = a.id AND notice = '')
-                WHERE study_uid = ?1 AND a.state = 'complete' AND job.state = 'failed'
-                ORDER BY 1
-                """,
-                (study_uid,),
-            ).fetchall()
+        rows = self._db.rows(
+            """
+            SELECT id, code, sentence FROM acquisition WHERE study_uid = ?1 AND state IN ('incomplete', 'refused')
+            UNION ALL
+            SELECT a.id, job.code, job.sentence FROM acquisition a JOIN job ON job.id =
+                (SELECT MAX(id) FROM job WHERE acquisition_id = a.id AND notice = '')
+            WHERE study_uid = ?1 AND a.state = 'complete' AND job.state = 'failed'
+            ORDER BY 1
+            """,
+            study_uid,
+        )
         return [Stopped(id_, Refusal(code, sentence)) for id_, code, sentence in rows]
 
     def notify(self, study: Settled, acquisition_id: int, notice: Notice, derived_at: datetime) -> int | None:
@@ -380,7 +296,7 @@ class Journal:
 
         None, and no change, if the study is no longer as it was settled.
         """
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             if study not in self._settled("study_uid = ?", study.study_uid):
                 return None
             (job,) = db.execute(
@@ -403,12 +319,11 @@ class Journal:
 
     def due(self) -> list[Delivery]:
         """What is to be sent now, oldest first."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT id, job_id, destination, series, sop_class_uid, sop_instance_uid, path, sha256, attempts, "
-                "queued_at FROM delivery WHERE state = 'pending' AND next_try_at <= ? ORDER BY id",
-                (self._clock(),),
-            ).fetchall()
+        rows = self._db.rows(
+            "SELECT id, job_id, destination, series, sop_class_uid, sop_instance_uid, path, sha256, attempts, "
+            "queued_at FROM delivery WHERE state = 'pending' AND next_try_at <= ? ORDER BY id",
+            self._clock(),
+        )
         return [Delivery(*row) for row in rows]
 
     def delivered(self, delivery: Delivery, note: str = "") -> None:
@@ -421,7 +336,7 @@ class Journal:
         self._end_attempt(delivery, state, why, retry_in_s or 0.0)
 
     def _end_attempt(self, delivery: Delivery, state: str, sentence: str, pause_s: float) -> None:
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             db.execute(
                 "UPDATE delivery SET state = ?, sentence = ?, attempts = attempts + 1, next_try_at = ? WHERE id = ?",
                 (state, sentence, self._clock() + pause_s, delivery.id),
@@ -451,7 +366,7 @@ class Journal:
             "UPDATE delivery SET state = 'pending', queued_at = ?2, next_try_at = 0 "
             "WHERE state IN ('undeliverable', 'pending') AND job_id IN"
         )
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             self._drop_notice(db, acquisition_id, now)
             pages = db.execute(f"{send} ({page})", (acquisition_id, now)).rowcount
             if db.execute(
@@ -473,5 +388,4 @@ class Journal:
 
     def query(self, sql: str, *parameters: Any) -> list[Any]:
         """Rows of a SELECT, for those who only look."""
-        with self._lock:
-            return self._db.execute(sql, parameters).fetchall()
+        return self._db.rows(sql, *parameters)
