@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
@@ -102,7 +102,7 @@ def text(ds: Dataset, tag: str | tuple[int, int]) -> str:
     item = ds.get_item(known)
     if isinstance(item, RawDataElement) and (item.VR or vr) in _ASCII and item.value is not None:
         return _joined(item.value.decode("ascii", "replace").split("\\"))
-    value = None if item is None else ds[known].value
+    value = None if item is None else _decoded(ds, known)
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -117,6 +117,14 @@ def _known(tag: str | tuple[int, int]) -> tuple[BaseTag, str]:
     return known, dictionary_VR(known) if dictionary_has_tag(known) else ""
 
 
+def _decoded(ds: Dataset, tag: BaseTag) -> Any:
+    """The element's value; None where its bytes do not make one."""
+    try:
+        return ds[tag].value
+    except Exception:  # pydicom decodes on access, and raises nearly anything on nonsense
+        return None
+
+
 def _joined(parts: Iterable[object]) -> str:
     return "\\".join(str(part).strip(" \0") for part in parts)
 
@@ -127,7 +135,7 @@ def number(ds: Dataset, tag: str | tuple[int, int]) -> float | None:
     Implicit VR leaves unknown private elements as bytes: two bytes are read as SS, four as SL, little endian.
     """
     known, _ = _known(tag)
-    raw = ds[known].value if known.is_private and known in ds else None
+    raw = _decoded(ds, known) if known.is_private and known in ds else None
     if isinstance(raw, bytes) and len(raw) in {2, 4} and not raw.strip(b" \0").isdigit():
         return float(int.from_bytes(raw, "little", signed=True))
     try:
