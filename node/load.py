@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from node import multiframe
 from node.assemble import Arrangement, acquisition_key, judge
 from node.errors import Refusal, Refused, Unreadable
-from node.files import read_dataset
+from node.files import read_dataset, read_pixels
 from node.headers import Header, read_header
 from node.pixels import Plane, fill, stored_planes
 from node.site import Site
@@ -171,7 +171,7 @@ def _open(
     for uid, held in places.items():
         obj = objects.pop(uid)
         frames = multiframe.frames(obj.ds)
-        stored = stored_planes(obj.path, obj.ds, len(frames))
+        stored = stored_planes(obj.path, obj.ds, len(frames), read_pixels)
         del obj.ds.PixelData
         for (component, echo, k), index in held:
             planes[component, echo, k] = Plane(stored[index], convention.rescale(frames[index], component))

@@ -1,7 +1,7 @@
 """Reading pixels plane by plane into arrays [x, y, z], without ever holding a second copy of an acquisition.
 
-Uncompressed 16-bit pixels stay in the file until their plane is asked for; all others are decoded by pydicom. Knows
-nothing of what the values mean, or of which planes belong together.
+Uncompressed 16-bit pixels stay in the file until their plane is asked for. Knows nothing of what the values mean, or of
+which planes belong together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.errors import Unreadable
-from node.files import read_pixels
 from node.vendors.convention import Rescale, number
 from recon.types import FloatArray
 
@@ -38,7 +37,9 @@ class Plane(NamedTuple):
     rescale: Rescale
 
 
-def stored_planes(path: Path, ds: Dataset, frames: int) -> list[Callable[[], Stored]]:
+def stored_planes(
+    path: Path, ds: Dataset, frames: int, decode: Callable[[Dataset], Stored]
+) -> list[Callable[[], Stored]]:
     """For each frame of an object, a call that gives its stored values, (rows, columns).
 
     Parameters
@@ -49,11 +50,14 @@ def stored_planes(path: Path, ds: Dataset, frames: int) -> list[Callable[[], Sto
         Its dataset, from `node.files.read_dataset`.
     frames
         How many frames the header describes.
+    decode
+        Gives the stored values (frames, rows, columns) of a dataset with pixels in any other encoding. It is called from
+        several threads.
 
     Raises
     ------
     Unreadable
-        No pixels, fewer than the header asks for, or (when called, too) a compression that cannot be decoded here.
+        No pixels, or fewer than the header asks for; when a plane is asked for, what ``decode`` raises too.
     """
     if _PIXEL_DATA not in ds:
         raise Unreadable(f"{path.name}: no pixels")
@@ -63,19 +67,11 @@ def stored_planes(path: Path, ds: Dataset, frames: int) -> list[Callable[[], Sto
     encoded = Dataset({tag: ds.get_item(tag) for tag in list(ds.keys()) if tag.group in _PIXEL_GROUPS})
     encoded.file_meta = ds.file_meta
     if frames == 1:
-        return [lambda: _decoded(path, encoded, 1)[0]]
-    stored = _decoded(path, encoded, frames)
-    return [partial(stored.__getitem__, index) for index in range(frames)]
-
-
-def _decoded(path: Path, ds: Dataset, frames: int) -> Stored:
-    try:
-        stored = read_pixels(ds)
-    except Unreadable as error:
-        raise Unreadable(f"{path.name}: {error}") from error
+        return [lambda: decode(encoded)[0]]
+    stored = decode(encoded)
     if len(stored) < frames:
         raise Unreadable(f"{path.name}: pixels of {len(stored)} frames, its header describes {frames}")
-    return stored
+    return [partial(stored.__getitem__, index) for index in range(frames)]
 
 
 @dataclass(frozen=True, slots=True)

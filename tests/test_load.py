@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -232,6 +233,20 @@ def test_warnings_tell_what_happened_to_the_phase_before(dicom_sets, tmp_path):
 
 
 def test_files_may_go_after_loading(dicom_sets, tmp_path):
-    source = load(dicom_sets.write(dicom_sets.siemens(dicom_sets.scan()), tmp_path / "in"))
+    images = dicom_sets.siemens(dicom_sets.scan())
+    for ds in images:
+        ds.PatientComments = "c" * 10240
+    source = load(dicom_sets.write(images, tmp_path / "in"))
     shutil.rmtree(tmp_path / "in")
     assert source.templates[1][3].EchoTime == 10.1
+    assert source.templates[1][3].PatientComments == "c" * 10240
+
+
+def test_loading_holds_no_second_copy(dicom_sets, tmp_path):
+    scan = dicom_sets.scan(shape=(192, 160, 16), echoes=8)
+    paths = dicom_sets.write([dicom_sets.philips_enhanced(scan)], tmp_path)
+    tracemalloc.start()
+    acquisition = load(paths).acquisition
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * (acquisition.magnitude.nbytes + acquisition.phase.nbytes)
