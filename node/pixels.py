@@ -1,7 +1,7 @@
 """Reading pixels plane by plane into arrays [x, y, z], without ever holding a second copy of an acquisition.
 
-Uncompressed 16-bit pixels stay in the file until their plane is asked for. Knows nothing of what the values mean, or of
-which planes belong together.
+Uncompressed 16-bit pixels stay in the file until their plane is asked for. Knows nothing of what the values mean, or
+of which planes belong together.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def stored_planes(
     frames
         How many frames the header describes.
     decode
-        Gives the stored values (frames, rows, columns) of a dataset with pixels in any other encoding. It is called from
-        several threads.
+        Gives the stored values (frames, rows, columns) of a dataset with pixels in any other encoding; in several
+        threads at once.
 
     Raises
     ------
@@ -61,6 +61,8 @@ def stored_planes(
     """
     if _PIXEL_DATA not in ds:
         raise Unreadable(f"{path.name}: no pixels")
+    if number(ds, "SamplesPerPixel") != 1:
+        raise Unreadable(f"{path.name}: pixels of several samples, or of none")
     plain = _Plain.of(path, ds, frames)
     if plain:
         return [partial(plain.plane, index) for index in range(frames)]
@@ -89,12 +91,12 @@ class _Plain:
     def of(cls, path: Path, ds: Dataset, frames: int) -> _Plain | None:
         """None where the pixels are encoded in another way."""
         pixels = ds.get_item(_PIXEL_DATA, keep_deferred=True)
-        names = ("Rows", "Columns", "BitsStored", "PixelRepresentation", "BitsAllocated", "SamplesPerPixel")
+        names = ("Rows", "Columns", "BitsStored", "PixelRepresentation", "BitsAllocated")
         values = [number(ds, name) for name in names]
-        rows, columns, bits, signed, allocated, samples = (-1 if value is None else int(value) for value in values)
+        rows, columns, bits, signed, allocated = (-1 if value is None else int(value) for value in values)
         native = ds.file_meta.get("TransferSyntaxUID") in {ImplicitVRLittleEndian, ExplicitVRLittleEndian}
         described = min(rows, columns) > 0 and 0 < bits <= 16 and signed in {0, 1}
-        if not (native and described and (allocated, samples) == (16, 1) and isinstance(pixels, RawDataElement)):
+        if not (native and described and allocated == 16 and isinstance(pixels, RawDataElement)):
             return None
         offset, needed = pixels.value_tell, 2 * rows * columns * frames
         held = min(pixels.length, path.stat().st_size - offset)

@@ -113,10 +113,18 @@ def test_more_frames_than_pixels(tmp_path):
             planes_of(ds, tmp_path / "a.dcm", 3)
 
 
-@pytest.mark.parametrize("keyword", ["PixelData", "Rows", "BitsStored", "PixelRepresentation"])
+@pytest.mark.parametrize("keyword", ["PixelData", "Rows", "BitsStored", "PixelRepresentation", "SamplesPerPixel"])
 def test_what_does_not_describe_its_pixels_is_unreadable(tmp_path, keyword):
     ds = image(patterns(1))
     del ds[keyword]
+    with pytest.raises(Unreadable):
+        planes_of(ds, tmp_path / "a.dcm", 1)
+
+
+def test_colours_are_no_frames(tmp_path):
+    ds = image(patterns(3))
+    del ds.NumberOfFrames
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
     with pytest.raises(Unreadable):
         planes_of(ds, tmp_path / "a.dcm", 1)
 
