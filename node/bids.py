@@ -69,13 +69,13 @@ def _derivative_folder(prefix: str, datatype: str) -> Path:
     return Path(*entities, datatype if datatype in {"anat", "swi"} else "anat")
 
 
-def load_megre(files: Megre) -> Acquisition:
-    """Read one acquisition.
+def load_megre(files: Megre, min_echoes: int = 1) -> Acquisition:
+    """Read one acquisition of at least ``min_echoes``.
 
     Raises
     ------
     Refused
-        An echo lacks one part, grids differ, a sidecar lacks an entry, or phase is not in rad.
+        An echo lacks one part, there are too few, grids differ, a sidecar lacks an entry, or phase is not in rad.
     Unreadable
         A file is not NIfTI, or a sidecar is missing or not JSON.
     """
@@ -85,8 +85,10 @@ def load_megre(files: Megre) -> Acquisition:
     if lacking:
         part = "phase" if lacking[0] in files.magnitude else "magnitude"
         raise Refused(Refusal("incomplete", f"echo {lacking[0]}: {part} is missing"))
-    if len(files.phase) < 2:
-        raise Refused(Refusal("single-echo", "one echo; at least 2 are needed"))
+    if len(files.phase) < min_echoes:
+        raise Refused(
+            Refusal("too-few-echoes", f"{len(files.phase)} echoes; this site asks for at least {min_echoes}")
+        )
     sidecars = {echo: _sidecar(path) for echo, path in files.phase.items()}
     echoes = sorted(sidecars, key=lambda echo: _entry(sidecars[echo], "EchoTime", files.phase[echo]))
     images = {path: read_image(path) for path in (*files.magnitude.values(), *files.phase.values())}

@@ -143,6 +143,7 @@ def reconstruct(
     recipe: Annotated[str, typer.Option(help="default, fast, medi, or a TOML file.")] = "default",
     segmentation: Annotated[bool, typer.Option("--segmentation", help="Write the mask as DICOM SEG too.")] = False,
     parametric_map: Annotated[bool, typer.Option("--parametric-map", help="Write QSM as float map too.")] = False,
+    config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Reconstruct every acquisition in a folder, without network: DICOM to DICOM, BIDS to BIDS derivatives."""
@@ -150,7 +151,7 @@ def reconstruct(
     from datetime import datetime
 
     with _told():
-        cache = _kernel_cache()
+        cache = _kernel_cache(config)
 
     from node.derive import DeriveOptions
     from node.offline import exit_code, reconstruct_folder
@@ -159,11 +160,11 @@ def reconstruct(
     options = DeriveOptions(segmentation=segmentation, parametric_map=parametric_map)
     derived_at = datetime.now().astimezone().replace(microsecond=0)
     outcomes = []
-    chosen = _recipe(recipe)
+    chosen, site = _recipe(recipe), _settings(config).site
     if not is_warm(cache):
         _compile(cache)
     with _told(), _progress(quiet=as_json) as progress:
-        for outcome in reconstruct_folder(source, output, derived_at, chosen, mask, options, progress):
+        for outcome in reconstruct_folder(source, output, derived_at, chosen, mask, options, progress, site):
             outcomes.append(outcome)
             if not as_json:
                 print("\n".join((str(outcome), *(f"         note: {w}" for w in outcome.warnings))))

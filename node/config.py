@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,6 +20,8 @@ from pydantic_settings import (
 )
 
 from node.errors import PermanentError
+from node.site import Site
+from node.vendors.stated import Stated
 
 RECIPE_NAMES = ("default", "fast", "medi")
 """The keys of `recon.recipe.RECIPES`, which brings numba along."""
@@ -41,6 +43,17 @@ def _ae_title(value: str) -> str:
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Scanner(BaseModel):
+    """Sign and scale of the phase images of one manufacturer, see `node.vendors.stated`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    manufacturer: str = Field(min_length=2)
+    phase_sign: Annotated[Literal[1, -1], BeforeValidator(int)]
+    phase_turn: float = Field(gt=0, allow_inf_nan=False)
+    chopper: bool = False
 
 
 class Peer(BaseModel):
@@ -82,6 +95,10 @@ class Settings(BaseSettings):
     deliver_to: tuple[str, ...] = Field(
         default=(), description="names of peers that get every result; empty: back to the sender"
     )
+    scanners: dict[str, Scanner] = Field(
+        default={}, description="sign and scale of phase images where they are not known, or differ here"
+    )
+    min_echoes: int = Field(default=1, ge=1, description="acquisitions of fewer echoes are refused")
     quiet_s: float = Field(
         default=60.0, gt=0, le=86400, description="an acquisition is judged after so long without a new image"
     )
@@ -127,6 +144,12 @@ class Settings(BaseSettings):
         """Arguments, then the environment, then the TOML file."""
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def site(self) -> Site:
+        """What reading and judging images needs to know."""
+        stated = (Stated(s.manufacturer, s.phase_sign, s.phase_turn, s.chopper) for s in self.scanners.values())
+        return Site(tuple(stated), self.min_echoes)
 
     def peer_named_by_title(self, ae_title: str) -> str | None:
         """Name of the peer with this AE title."""

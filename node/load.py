@@ -20,7 +20,7 @@ from node.assemble import Arrangement, acquisition_key, judge
 from node.errors import Refusal, Refused, Unreadable
 from node.files import read_dataset, read_pixels
 from node.headers import Header, read_header
-from node.vendors import CONVENTIONS
+from node.site import Site
 from node.vendors.convention import Component, Convention, number, text
 from recon.filtered import SAMPLES, filtered_echo
 from recon.types import GAMMA_MHZ_PER_T, Acquisition, FloatArray, Geometry
@@ -73,7 +73,7 @@ class Source:
     warnings: tuple[str, ...]
 
 
-def load(paths: Iterable[Path]) -> Source:
+def load(paths: Iterable[Path], site: Site = Site()) -> Source:  # noqa: B008  a frozen value
     """Read the files of one acquisition; their order makes no difference.
 
     Raises
@@ -87,22 +87,23 @@ def load(paths: Iterable[Path]) -> Source:
     headers: dict[str, Header] = {}
     for path in sorted(paths):
         ds = read_dataset(path)
-        header = read_header(ds)
+        header = read_header(ds, site)
         if header.refusal and header.refusal.code == "unreadable":
             raise Unreadable(f"{path.name}: {header.refusal.sentence}")
         if headers.setdefault(header.sop_instance_uid, header) is header:
             datasets[header.sop_instance_uid] = ds
     if len({acquisition_key(h) for h in headers.values()}) > 1:
         raise Refused(Refusal("mixed-acquisitions", "images of more than one acquisition"))
-    verdict = judge(headers.values())
+    verdict = judge(headers.values(), site)
     if verdict.arrangement is None:
         raise Refused(verdict.refusal or Refusal("incomplete", "no images"))
-    return _load_arranged(verdict.arrangement, datasets)
+    return _load_arranged(verdict.arrangement, datasets, site)
 
 
-def _load_arranged(arrangement: Arrangement, datasets: dict[str, Dataset]) -> Source:
+def _load_arranged(arrangement: Arrangement, datasets: dict[str, Dataset], site: Site) -> Source:
     first_header = arrangement.planes[arrangement.components[0], 0, 0].header
-    convention = next(c for c in CONVENTIONS if c.name == first_header.vendor)
+    convention = site.convention_of(first_header.manufacturer)
+    assert convention is not None  # else it would have been refused
     volumes, flats = _read_volumes(arrangement, datasets, convention)
     e, s = len(arrangement.te_s), len(arrangement.locations_mm)
     leading = arrangement.components[0]
@@ -121,6 +122,7 @@ def _load_arranged(arrangement: Arrangement, datasets: dict[str, Dataset]) -> So
             {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary"}[c] for c in arrangement.components
         ),
         "stored phase " + ("rises" if convention.phase_sign > 0 else "falls") + " with the field",
+        *(("sign and scale as the site states",) if convention.stated else ()),
         *(("slice sign alternation removed",) if chopped else ()),
     )
     return Source(
@@ -287,6 +289,8 @@ def _warnings(arrangement: Arrangement, ds: Dataset) -> tuple[str, ...]:
         found.append(f"zero-filled from {sampled[0]}x{sampled[1]} to {plane.header.rows}x{plane.header.columns}")
     if "ZIP" in text(ds, "ScanOptions"):
         found.append("slices are interpolated (ZIP)")
+    if arrangement.other_scans:
+        found.append(f"the newest of {arrangement.other_scans + 1} scans of this protocol that came together")
     if arrangement.unused:
         found.append(f"{arrangement.unused} images of the acquisition were not needed")
     return tuple(found)

@@ -133,7 +133,8 @@ class Gatherer:
             return before
         since_s = self._monotonic()
         try:
-            verdict = judge(Header.from_json(line) for line in self._journal.headers(gathering.id))
+            headers = (Header.from_json(line) for line in self._journal.headers(gathering.id))
+            verdict = judge(headers, self._settings.site)
         except Exception as error:
             log.exception("acquisition cannot be judged", acquisition=gathering.id)
             why = Refusal("internal-error", f"please report: {type(error).__name__} at {places(error)}")
@@ -216,6 +217,7 @@ class Reconstructor:
             folder=self._settings.data_dir / folder,
             segmentation=self._settings.segmentation,
             parametric_map=self._settings.parametric_map,
+            site=self._settings.site,
         )
         log.info("job started", job=job.id, acquisition=job.acquisition_id, attempt=job.attempts)
         start_s = time.monotonic()

@@ -25,6 +25,7 @@ from node.headers import Header, read_header
 from node.load import Source, load
 from node.masks import read_mask
 from node.provenance import stage_warnings
+from node.site import Site
 from node.work import why
 from recon.pipeline import Result, reconstruct
 from recon.recipe import Recipe
@@ -76,19 +77,20 @@ def reconstruct_folder(
     mask: Path | None = None,
     options: DeriveOptions = DeriveOptions(),  # noqa: B008  a frozen value
     progress: Progress | None = None,
+    site: Site = Site(),  # noqa: B008  a frozen value
 ) -> Iterator[Outcome]:
     """Reconstruct every acquisition below ``folder`` into ``out``; one outcome each, as they come about.
 
     DICOM: ``out/series-<number>-<key>/{qsm,phase}-<instance>.dcm``. BIDS: ``out/sub-<label>/anat/``.
     `node.masks` says what a mask may be. Files that are not DICOM are passed over; damaged ones fail.
     """
-    given = _Given(recipe, mask, options, progress or _silent)
+    given = _Given(recipe, mask, options, progress or _silent, site)
     for files in bids.find(folder):
         yield _attempt(files.prefix, partial(_from_bids, files, out, given))
     groups: dict[str, list[tuple[Path, Header]]] = defaultdict(list)
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and is_dicom(p)):
         try:
-            header = read_header(read_dataset(path))
+            header = read_header(read_dataset(path), site)
         except Unreadable as error:
             yield Outcome(path.name, "failed", str(error))
             continue
@@ -110,6 +112,7 @@ class _Given:
     mask: Path | None
     options: DeriveOptions
     progress: Progress
+    site: Site
 
     def reconstruct(self, name: str, acquisition: Acquisition, mask: BoolArray | None) -> Result:
         return reconstruct(acquisition, self.recipe, mask, partial(self.progress, name))
@@ -135,7 +138,7 @@ def _attempt(name: str, work: _Work) -> Outcome:
 
 
 def _from_bids(files: bids.Megre, out: Path, given: _Given) -> tuple[list[Path], list[str]]:
-    acquisition = bids.load_megre(files)
+    acquisition = bids.load_megre(files, given.site.min_echoes)
     result = given.reconstruct(files.prefix, acquisition, given.mask_for(acquisition))
     return bids.write_derivatives(result, acquisition.geometry, out, files), stage_warnings(result)
 
@@ -143,7 +146,7 @@ def _from_bids(files: bids.Megre, out: Path, given: _Given) -> tuple[list[Path],
 def _from_dicom(
     paths: Sequence[Path], target: Path, derived_at: datetime, given: _Given
 ) -> tuple[list[Path], list[str]]:
-    source = load(paths)
+    source = load(paths, given.site)
     mask = given.mask_for(source.acquisition, source)
     result = given.reconstruct(target.name, source.acquisition, mask)
     digest = hashlib.sha256(mask.tobytes()).hexdigest() if mask is not None else ""

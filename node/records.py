@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from node.errors import Refusal
+from node.site import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ class JobSpec:
         Where the derived objects go; made if absent.
     segmentation, parametric_map
         Whether these are written too.
+    site
+        What the site states about its scanners and asks of its scans.
     """
 
     paths: tuple[Path, ...]
@@ -94,6 +97,7 @@ class JobSpec:
     folder: Path
     segmentation: bool = False
     parametric_map: bool = False
+    site: Site = Site()
 
 
 @dataclass(frozen=True, slots=True)

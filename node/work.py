@@ -22,7 +22,7 @@ def work(spec: JobSpec) -> JobOutcome:
     """The derived objects of a job, on disk, or why there are none."""
     options = DeriveOptions(segmentation=spec.segmentation, parametric_map=spec.parametric_map)
     try:
-        source = load(spec.paths)
+        source = load(spec.paths, spec.site)
         result = reconstruct(source.acquisition, from_text(spec.recipe))
         derived = write_derived(source, result, spec.folder, spec.derived_at, options)
     except Exception as error:

@@ -76,6 +76,8 @@ class Convention:
     radians_per_unit
         Factor from rescaled phase to radians, given the lowest and highest rescaled value over all phase
         images of the acquisition.
+    stated
+        Whether sign and scale are what the site states, not what was verified.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Convention:
     scan: Callable[[Dataset], str]
     rescale: Callable[[Dataset, Component], Rescale]
     radians_per_unit: Callable[[float, float], float]
+    stated: bool = False
 
 
 def text(ds: Dataset, tag: str | tuple[int, int]) -> str:
