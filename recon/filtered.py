@@ -25,7 +25,11 @@ SLICES = 16
 """So many, or up to twice as many, are looked at: what is smooth in the plane is smooth across it."""
 
 LEAST_RAD, LEAST_PPM = 0.06, 0.004
-"""Spread of the smooth phase below which it is missing: a constant, and what this field makes until the echo."""
+"""Spread of the smooth phase below which it is missing: a constant, and what this field makes until the echo.
+
+On heads 1-7, unfiltered echoes have 2.4 times as much or more, 1.9 times where the first echo has taken the coils'
+phase out of the others; homodyne filters of 32 to 128 samples leave 0.63 of it or less.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,8 @@ def smooth_phase(acquisition: Acquisition, echo: int) -> SmoothPhase:
 
 def _smoother(n: int) -> FloatArray:
     """Low-pass filter of lines of ``n`` voxels, a Hann window of ``SAMPLES`` frequencies: (POINTS, n)."""
-    k = np.arange(1 - SAMPLES // 2, SAMPLES // 2)
+    half = min(SAMPLES, n + 1) // 2
+    k = np.arange(1 - half, half)
     window = 0.5 + 0.5 * np.cos(2 * np.pi * k / SAMPLES)
     apart = np.arange(POINTS)[:, None] / POINTS - np.arange(n) / n
     return np.asarray(np.cos(2 * np.pi * k * apart[..., None]) @ window / n, dtype=np.float32)
