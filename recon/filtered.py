@@ -19,7 +19,7 @@ SAMPLES = 8
 """In-plane k-space samples of the smooth image, along each axis: a quarter of the mildest usual filter's."""
 
 POINTS = 16
-"""Places along each axis where it is taken: twice as many as samples, so that squares are taken exactly too."""
+"""Places along each axis where it is taken: twice as many, since its square holds twice the frequencies."""
 
 SLICES = 16
 """So many, or up to twice as many, are looked at: what is smooth in the plane is smooth across it."""
