@@ -29,7 +29,7 @@ from node.vendors.convention import Component
 
 State = Literal["announced", "whole", "incomplete", "refused"]
 
-_EXPORT_SUFFIX = re.compile(r"(_(rr|nd|m|mag|magnitude|p|ph|pha|phase|real|imaginary))+$")
+_EXPORT_SUFFIX = re.compile(r"(_(rr|nd|m|mag|magnitude|p|ph|pha|phase|real|imaginary|e\d|echo\d))+$")
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,16 +114,22 @@ def jobs_list(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 @jobs_app.command("show")
-def jobs_show(context: typer.Context, acquisition: Annotated[int, typer.Argument(metavar="ID")]) -> None:
-    """Everything about one acquisition."""
-    from node.overview import deliveries, summaries
-    from node.tables import print_one
+def jobs_show(
+    context: typer.Context, acquisition: Annotated[int, typer.Argument(metavar="ID")], as_json: AsJson = False
+) -> None:
+    """Everything about one acquisition, with the report on its reconstruction."""
+    from node.overview import deliveries, report, summaries
+    from node.tables import one_as_values, print_one
 
     with _journal(context.obj) as journal:
         found = summaries(journal, acquisition)
         if not found:
             _stop(f"there is no acquisition {acquisition}")
-        print_one(_console(), found[0], deliveries(journal, acquisition))
+        whole = found[0], deliveries(journal, acquisition), report(journal, acquisition)
+    if as_json:
+        print(json.dumps(one_as_values(*whole)))
+    else:
+        print_one(_console(), *whole)
 
 
 @jobs_app.command("retry")
@@ -155,6 +161,7 @@ def reconstruct(
 
     from node.derive import DeriveOptions
     from node.offline import exit_code, reconstruct_folder
+    from node.tables import print_report
     from node.warm import is_warm
 
     options = DeriveOptions(segmentation=segmentation, parametric_map=parametric_map)
@@ -167,7 +174,9 @@ def reconstruct(
         for outcome in reconstruct_folder(source, output, derived_at, chosen, mask, options, progress, site):
             outcomes.append(outcome)
             if not as_json:
-                print("\n".join((str(outcome), *(f"         note: {w}" for w in outcome.warnings))))
+                print(outcome)
+                if outcome.report:
+                    print_report(_console(), outcome.report, indent=2)
     if as_json:
         print(json.dumps([asdict(outcome) for outcome in outcomes], default=str))
     elif not outcomes:

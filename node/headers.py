@@ -9,6 +9,7 @@ here.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -91,15 +92,15 @@ class Header:
     flip_deg: float | None
     announced_echoes: int | None
     announced_slices: int | None
-    acquisition_type: str
-    """MRAcquisitionType: 2D or 3D."""
-    acquired_s: float | None
-    """Moment of the acquisition, in seconds that only serve to compare images of one study."""
     frames: tuple[Frame, ...]
     own: bool
     """Written by this product: to be recognised, not processed."""
     refusal: Refusal | None
     """Why the object, on its own, is not raw complex gradient echo."""
+    acquisition_type: str = ""
+    """MRAcquisitionType: 2D or 3D."""
+    acquired_s: float | None = None
+    """Moment of the acquisition, in seconds that only serve to compare images of one study."""
 
     def to_json(self) -> str:
         """As one line of JSON; equal headers give equal text."""
@@ -133,8 +134,6 @@ _NOTHING = Header(
     flip_deg=None,
     announced_echoes=None,
     announced_slices=None,
-    acquisition_type="",
-    acquired_s=None,
     frames=(),
     own=False,
     refusal=Refusal("unreadable", "header cannot be read"),
@@ -147,6 +146,12 @@ def read_header(ds: Dataset, site: Site = Site()) -> Header:  # noqa: B008  a fr
         return _read_header(ds, site)
     except Exception:  # pydicom decodes on access, and raises nearly anything on nonsense
         return _NOTHING
+
+
+def scan_name(headers: Sequence[Header]) -> str:
+    """The scan that these images belong to, without patient data: series numbers and protocol."""
+    series = sorted({h.series_number for h in headers if h.series_number is not None})
+    return f"series {', '.join(map(str, series)) or 'without number'} ({headers[0].protocol or 'no protocol name'})"
 
 
 def _read_header(ds: Dataset, site: Site) -> Header:

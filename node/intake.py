@@ -95,10 +95,12 @@ def _check_pixels(ds: Dataset) -> None:
     if "PixelData" not in ds:
         raise Unreadable("image without pixel data: truncated?")
     try:
-        expected = get_expected_length(ds)
+        expected, found = get_expected_length(ds), len(ds.PixelData or b"")
+        short = found < expected
         if ds.file_meta.TransferSyntaxUID.is_encapsulated:
             pixel_array(ds)
+            short = False
     except Exception as error:  # decoders raise nearly anything on nonsense
         raise Unreadable(f"pixels cannot be decoded ({type(error).__name__})") from error
-    if len(ds.PixelData) < expected and not ds.file_meta.TransferSyntaxUID.is_encapsulated:
-        raise Unreadable(f"truncated: {len(ds.PixelData)} of {expected} bytes of pixels")
+    if short:
+        raise Unreadable(f"truncated: {found} of {expected} bytes of pixels")

@@ -1,4 +1,4 @@
-"""What a site decides about its input: sign and scale of scanners that are not known, and how few echoes will do."""
+"""What a site decides: sign and scale of unknown scanners, how few echoes will do, what becomes of a doubted sign."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from node.vendors.stated import Stated
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The part of the configuration that reading and judging images needs.
+    """The part of the configuration that a reconstruction needs, from reading images to letting go of maps.
 
     Parameters
     ----------
@@ -19,10 +19,13 @@ class Site:
         Conventions that the site states.
     min_echoes
         Acquisitions of fewer echoes are refused.
+    withhold_contradictions
+        A map that the sign check contradicts is refused; else it is marked.
     """
 
     scanners: tuple[Stated, ...] = ()
     min_echoes: int = 1
+    withhold_contradictions: bool = True
 
     def convention_of(self, manufacturer: str) -> Convention | None:
         """The convention that holds for Manufacturer (0008,0070) here; None where its sign is not known."""

@@ -70,6 +70,12 @@ def test_a_site_states_the_sign_of_a_scanner(toml: Toml, monkeypatch: pytest.Mon
         load(toml(GOOD + uih))
 
 
+def test_a_variable_that_no_setting_reads_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QSM_NODE_QUIET", "30")
+    with pytest.raises(ConfigError, match="QSM_NODE_QUIET: there is no such setting"):
+        load()
+
+
 def test_results_go_back_to_the_sender_or_where_the_site_says(toml: Toml) -> None:
     settings = load(toml(GOOD))
     assert settings.destinations(frozenset({"PACS"})) == ("pacs",)

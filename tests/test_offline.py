@@ -16,6 +16,7 @@ from pydicom import dcmread
 from node import bids
 from node.derive import DeriveOptions
 from node.errors import PermanentError, Refused, Unreadable
+from node.fitness import Scan
 from node.masks import read_mask
 from node.offline import exit_code, reconstruct_folder
 from phantoms.bids import ras_affine, write_bids
@@ -91,11 +92,22 @@ def test_bids_gives_maps_on_the_input_grid(scan, raw, brain, mask_file, tmp_path
         sidecar = json.loads((anat / f"sub-p_{suffix}.json").read_text())
         assert sidecar["Units"] == unit
         assert len(sidecar["Sources"]) == 6
+        assert sidecar["Warnings"] == list(outcome.report.cautions)
     assert json.loads((tmp_path / "dataset_description.json").read_text())["DatasetType"] == "derivative"
     stages = json.loads((anat / "sub-p_Chimap.json").read_text())["Stages"]
     assert [stage["stage"] for stage in stages] == [trace.stage for trace in expected.traces]
     assert stages[-2]["iterations"] == expected.traces[-2].iterations > 0
     assert set(outcome.files) == {path for path in anat.iterdir() if path.suffix == ".gz"}
+
+
+def test_bids_sidecars_state_the_sequence(raw, tmp_path):
+    (files,) = bids.find(raw)
+    assert bids.scan(files) == Scan("3D", 57.0, 20.0)
+    shutil.copytree(raw / "sub-p", tmp_path / "sub-p")
+    (files,) = bids.find(tmp_path)
+    edit(files.phase[1].parent, "FlipAngle", "twenty")
+    edit(files.phase[1].parent, "PixelBandwidth", 300)
+    assert bids.scan(files) == Scan("3D", 57.0, None, 300.0)
 
 
 def test_sessions_and_runs_keep_their_names(raw, mask_file, tmp_path):

@@ -130,4 +130,4 @@ def test_real_ge_scan_is_reconstructed(vendor_data, dicom_sets, tmp_path):
     (outcome,) = outcomes(case, tmp_path, mask=mask)
     assert outcome.state == "done"
     assert len(outcome.files) == 32
-    assert any("zero-filled" in warning for warning in outcome.warnings)
+    assert any("zero-filled" in warning for warning in outcome.report.warnings)

@@ -13,6 +13,7 @@ from pydicom import dcmread
 
 from node.derive import write_derived
 from node.load import load
+from node.work import report_of
 from recon.highpass import Homodyne, homodyne
 from recon.pipeline import Result, reconstruct
 from recon.recipe import Recipe
@@ -68,7 +69,7 @@ def derived(source, result, folder):
     geometry = source.acquisition.geometry
     to_index = np.linalg.inv(geometry.affine_mm)
     volumes = {name: np.zeros(geometry.shape, np.int16) for name in ("qsm", "phase")}
-    for item in write_derived(source, result, folder, datetime(2026, 1, 1, tzinfo=UTC)):
+    for item in write_derived(source, result, report_of(source, result), folder, datetime(2026, 1, 1, tzinfo=UTC)):
         ds = dcmread(item.path)
         k = round((to_index @ [*map(float, ds.ImagePositionPatient), 1])[2])
         volumes[item.series][:, :, k] = ds.pixel_array.T

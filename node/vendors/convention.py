@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -98,12 +98,20 @@ def text(ds: Dataset, tag: str | tuple[int, int]) -> str:
     item = ds.get_item(tag) if tag in ds else None
     if isinstance(item, RawDataElement) and item.VR in _ASCII and item.value is not None:
         return _joined(item.value.decode("ascii", "replace").split("\\"))
-    value = None if item is None else ds[tag].value
+    value = None if item is None else _decoded(ds, tag)
     if value is None:
         return ""
     if isinstance(value, bytes):
         value = value.decode("latin-1")
     return _joined([value] if isinstance(value, str) or not hasattr(value, "__iter__") else value)
+
+
+def _decoded(ds: Dataset, tag: str | tuple[int, int]) -> Any:
+    """The element's value; None where its bytes do not make one."""
+    try:
+        return ds[tag].value
+    except Exception:  # pydicom decodes on access, and raises nearly anything on nonsense
+        return None
 
 
 def _joined(parts: Iterable[object]) -> str:
@@ -115,7 +123,7 @@ def number(ds: Dataset, tag: str | tuple[int, int]) -> float | None:
 
     Implicit VR leaves unknown private elements as bytes: two bytes are read as SS, four as SL, little endian.
     """
-    raw = ds[tag].value if isinstance(tag, tuple) and tag in ds else None
+    raw = _decoded(ds, tag) if isinstance(tag, tuple) and tag in ds else None
     if isinstance(raw, bytes) and len(raw) in {2, 4} and not raw.strip(b" \0").isdigit():
         return float(int.from_bytes(raw, "little", signed=True))
     try:
