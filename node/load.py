@@ -25,6 +25,7 @@ from node.headers import Header, read_header
 from node.pixels import Plane, fill, stored_planes
 from node.site import Site
 from node.vendors.convention import Component, Convention, number, text
+from recon.filtered import SAMPLES, filtered_echo
 from recon.types import GAMMA_MHZ_PER_T, Acquisition, FloatArray, Geometry
 
 MIN_PHASE_SPAN = 0.75
@@ -133,6 +134,7 @@ def _load_arranged(arrangement: Arrangement, objects: dict[str, _Object], site: 
         f0_mhz=imaging_frequency_mhz(templates[0, 0]),
         geometry=_geometry(arrangement, first_header),
     )
+    _check_smooth(acquisition)
     words = (
         convention.name,
         " and ".join(
@@ -266,6 +268,19 @@ def _alternates(magnitude: FloatArray, phase: FloatArray) -> bool:
             )
         )
     return negative > 0.5
+
+
+def _check_smooth(acquisition: Acquisition) -> None:
+    """Refuse phase that was high-pass filtered."""
+    if echo := filtered_echo(acquisition):
+        raise Refused(
+            Refusal(
+                "filtered-phase",
+                f"phase of the echo at {1000 * echo.te_s:.1f} ms, smoothed to {SAMPLES} x {SAMPLES} k-space samples,"
+                f" spreads by {echo.spread_rad:.3f} rad, unfiltered phase by {echo.least_rad:.3f} or more:"
+                " high-pass filtered, as for SWI",
+            )
+        )
 
 
 def _geometry(arrangement: Arrangement, header: Header) -> Geometry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from node.errors import Refused, Unreadable
 from node.load import imaging_frequency_mhz, load
 from node.site import Site
 from node.vendors.stated import Stated
+from recon.highpass import Homodyne, homodyne
 
 TURN = 2 * np.pi
 STEP = {"siemens": TURN / 4096, "philips": 1.53455e-3}
@@ -167,6 +169,17 @@ def test_phase_beyond_a_turn_is_refused(dicom_sets, tmp_path):
         if "RescaleSlope" in ds:
             ds.RescaleSlope, ds.RescaleIntercept = "4", "-8192"
     assert code_of(dicom_sets.write(images, tmp_path)) == "suspect-phase"
+
+
+@pytest.mark.parametrize("writer", ["siemens", "philips_enhanced", "ge"])
+def test_filtered_phase_is_refused_by_its_pixels(dicom_sets, tmp_path, writer):
+    """Headers say nothing: ORIGINAL, the usual components, and some voxel fills the range."""
+    scan = dicom_sets.scan(seed=6, shape=(48, 40, 16))
+    phase = np.stack([homodyne(scan, Homodyne(32, te_s))[0] for te_s in scan.te_s])
+    phase[:, 0, 0, :2] = np.pi * np.array([-0.999, 0.999])
+    paths = dicom_sets.write(images_of(dicom_sets, writer, replace(scan, phase=phase)), tmp_path)
+    with pytest.raises(Refused, match=r"^filtered-phase: .* 10\.1 ms, .* 0\.0\d\d rad, .* 0\.0\d\d or more"):
+        load(paths)
 
 
 def test_a_chopper_that_is_neither_there_nor_not_is_refused(dicom_sets, tmp_path):
