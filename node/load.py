@@ -134,7 +134,7 @@ def _load_arranged(arrangement: Arrangement, objects: dict[str, _Object], site: 
         f0_mhz=imaging_frequency_mhz(templates[0, 0]),
         geometry=_geometry(arrangement, first_header),
     )
-    _check_smooth(acquisition)
+    check_smooth(acquisition)
     words = (
         convention.name,
         " and ".join(
@@ -270,8 +270,8 @@ def _alternates(magnitude: FloatArray, phase: FloatArray) -> bool:
     return negative > 0.5
 
 
-def _check_smooth(acquisition: Acquisition) -> None:
-    """Refuse phase that was high-pass filtered."""
+def check_smooth(acquisition: Acquisition) -> None:
+    """Raise Refused (`filtered-phase`) if phase was high-pass filtered."""
     if echo := filtered_echo(acquisition):
         raise Refused(
             Refusal(
