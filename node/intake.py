@@ -28,6 +28,7 @@ from pydicom.uid import (
 
 from node.errors import Unreadable
 from node.headers import Header, read_header
+from node.site import Site
 
 IMAGE_CLASSES = frozenset({MRImageStorage, EnhancedMRImageStorage})
 """SOP classes that can be part of an acquisition. Objects of every other class are ignored."""
@@ -51,7 +52,7 @@ class NotForUs(Exception):
     """The object is of no use to the node; the message says why."""
 
 
-def examine(sop_class_uid: str, sop_instance_uid: str, part10: bytes) -> Header:
+def examine(sop_class_uid: str, sop_instance_uid: str, part10: bytes, site: Site) -> Header:
     """The header of an image that can be part of an acquisition.
 
     Parameters
@@ -60,6 +61,8 @@ def examine(sop_class_uid: str, sop_instance_uid: str, part10: bytes) -> Header:
         As the C-STORE request says.
     part10
         The object as a file.
+    site
+        What this site states about its scanners.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def examine(sop_class_uid: str, sop_instance_uid: str, part10: bytes) -> Header:
         raise NotForUs(f"{UID(sop_class_uid).name} is not an MR image")
     try:
         ds = pydicom.dcmread(BytesIO(part10))
-        header = read_header(ds)
+        header = read_header(ds, site)
     except Exception as error:  # pydicom raises nearly anything on nonsense
         raise Unreadable(f"not a DICOM data set ({type(error).__name__})") from error
     if header.sop_instance_uid != sop_instance_uid or header.sop_class_uid != sop_class_uid:
@@ -92,10 +95,12 @@ def _check_pixels(ds: Dataset) -> None:
     if "PixelData" not in ds:
         raise Unreadable("image without pixel data: truncated?")
     try:
-        expected = get_expected_length(ds)
+        expected, found = get_expected_length(ds), len(ds.PixelData or b"")
+        short = found < expected
         if ds.file_meta.TransferSyntaxUID.is_encapsulated:
             pixel_array(ds)
+            short = False
     except Exception as error:  # decoders raise nearly anything on nonsense
         raise Unreadable(f"pixels cannot be decoded ({type(error).__name__})") from error
-    if len(ds.PixelData) < expected and not ds.file_meta.TransferSyntaxUID.is_encapsulated:
-        raise Unreadable(f"truncated: {len(ds.PixelData)} of {expected} bytes of pixels")
+    if short:
+        raise Unreadable(f"truncated: {found} of {expected} bytes of pixels")
