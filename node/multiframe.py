@@ -46,9 +46,12 @@ def frames(ds: Dataset) -> list[Dataset]:
 
 
 def forget_private(ds: Dataset) -> None:
-    """Delete the private elements of a dataset, which are most of it; Philips' scale slope stays here too."""
+    """Delete the private elements of a dataset, which are most of it, but for Philips' scale slope.
+
+    Creators stay: in implicit VR, only they tell what a private element's bytes mean.
+    """
     for tag in list(ds.keys()):
-        if tag.is_private and tag != _PHILIPS_SCALE_SLOPE:
+        if tag.is_private and not tag.is_private_creator and tag != _PHILIPS_SCALE_SLOPE:
             del ds[tag]
 
 

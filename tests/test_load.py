@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from node.errors import Refused, Unreadable
 from node.load import imaging_frequency_mhz, load
@@ -105,6 +106,21 @@ def test_the_newest_of_two_scans_is_loaded_and_said_so(dicom_sets, tmp_path):
     source = load(dicom_sets.write(first + second, tmp_path))
     assert apart(source.acquisition.phase, dicom_sets.scan(seed=2).phase) < 0.51 * STEP["siemens"]
     assert "the newest of 2 scans of this protocol that came together" in source.warnings
+
+
+@pytest.mark.parametrize("writer", ["siemens", "siemens_xa", "ge", "philips", "philips_enhanced"])
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+def test_the_transfer_syntax_makes_no_difference(dicom_sets, tmp_path, writer, syntax):
+    images = images_of(dicom_sets, writer, dicom_sets.scan())
+    straight = load(dicom_sets.write(images, tmp_path / "straight")).acquisition
+    for ds in images:
+        if not syntax.is_little_endian:
+            ds["PixelData"].VR = "OW"
+            ds.PixelData = np.frombuffer(ds.PixelData, "<u2").byteswap().tobytes()
+        ds.file_meta.TransferSyntaxUID = syntax
+    got = load(dicom_sets.write(images, tmp_path / "other")).acquisition
+    np.testing.assert_array_equal(got.magnitude, straight.magnitude)
+    np.testing.assert_array_equal(got.phase, straight.phase)
 
 
 def test_siemens_phase_without_rescale_tags(dicom_sets, tmp_path):
