@@ -17,8 +17,9 @@ from pydicom.dataset import Dataset
 
 from node import multiframe
 from node.assemble import Arrangement, acquisition_key, judge
+from node.codecs import decoded
 from node.errors import Refusal, Refused, Unreadable
-from node.files import read_dataset, read_pixels
+from node.files import read_dataset
 from node.headers import Header, read_header
 from node.vendors import CONVENTIONS
 from node.vendors.convention import Component, Convention, number, text
@@ -150,7 +151,7 @@ def _read_volumes(
     flats: dict[_Key, Dataset] = {}
     for uid, places in objects.items():
         ds = datasets[uid]
-        stored = read_pixels(ds)
+        stored = decoded(ds)
         del ds.PixelData
         frames = multiframe.frames(ds)
         for key, index in places:
