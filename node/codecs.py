@@ -1,8 +1,8 @@
-"""Compressed pixels: the transfer syntaxes that are taken, checks that decode nothing, and decoding.
+"""Compressed pixels: the transfer syntaxes that are taken, and checks that decode nothing.
 
-Decoders are C code, which damaged input may crash or make ask for any amount of memory. So the process that listens
-looks at lengths and at the headers of codestreams alone (`check_pixels`), and `decoded` runs where a crash takes
-nothing along. Each syntax has one decoder: another one that is installed too is not tried.
+Decoders are C code, which damaged input aborts, hangs or makes ask for any amount of memory. So who listens looks at
+lengths and at the headers of codestreams alone; `node.decoder` decodes in a process that may die of it. Each syntax
+has one decoder: another one that is installed too is not tried.
 
 References: PS3.5 sections 8.2 and A.4, annex G (RLE); ISO/IEC 10918-1 (JPEG), 14495-1 (JPEG-LS), 15444-1 (JPEG 2000).
 """
@@ -12,16 +12,12 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import cast
 
-import numpy as np
-import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import get_expected_length, get_nr_frames, pixel_array
+from pydicom.pixels.utils import get_expected_length, get_nr_frames
 from pydicom.uid import (
-    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -35,9 +31,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from node.errors import Refusal, Refused, Unreadable
+from node.errors import Unreadable
 
-_DECODERS = {
+DECODERS = {
     RLELossless: "pylibjpeg",
     JPEGLSLossless: "pyjpegls",
     JPEGLosslessSV1: "gdcm",
@@ -53,12 +49,15 @@ IMAGE_TRANSFER_SYNTAXES = (
     ImplicitVRLittleEndian,
     ExplicitVRBigEndian,
     DeflatedExplicitVRLittleEndian,
-    *(uid for uid, plugin in _DECODERS.items() if plugin in get_decoder(uid).available_plugins),
+    *(uid for uid, plugin in DECODERS.items() if plugin in get_decoder(uid).available_plugins),
 )
 """Lossless, and decodable with what is installed, best first: phase does not survive lossy compression."""
 
 LARGEST_BYTES = 1 << 32
-"""More decoded pixels than any acquisition has: 8 echoes of 256 slices of 512 x 512 in 2 components are 2.1 GB."""
+"""More than any object has when decoded: 8 echoes of 256 slices of 512 x 512 in 2 components are 2.1 GB."""
+
+LARGEST_FRAME_BYTES = 1 << 25
+"""4096 x 4096 of 16 bits: a few bytes of a codestream can claim more."""
 
 _JPEG_LOSSLESS, _JPEG_LS = b"\xff\xc3", b"\xff\xf7"
 _START_OF_FRAME = {JPEGLossless: _JPEG_LOSSLESS, JPEGLosslessSV1: _JPEG_LOSSLESS, JPEGLSLossless: _JPEG_LS}
@@ -71,7 +70,7 @@ def check_pixels(ds: Dataset) -> None:
     Raises
     ------
     Unreadable
-        No pixels, fewer bytes or frames than the header says, more than `LARGEST_BYTES` when decoded, or frames whose
+        No pixels, fewer bytes or frames than the header says, more than any image has when decoded, or frames whose
         codestream is of another kind or matrix.
     """
     if "PixelData" not in ds:
@@ -108,27 +107,6 @@ def check_inflation(data: bytes) -> None:
         raise Unreadable(f"deflated data set of more than {LARGEST_BYTES >> 30} GiB")
 
 
-def decoded(ds: Dataset) -> npt.NDArray[np.generic]:
-    """Stored values, (frames, rows, columns).
-
-    Raises
-    ------
-    Refused
-        `lossy-compression`: a syntax that is not in `IMAGE_TRANSFER_SYNTAXES`.
-    Unreadable
-        Pixels that do not fit their header, or cannot be decoded.
-    """
-    syntax = UID(ds.file_meta.TransferSyntaxUID)
-    if syntax not in IMAGE_TRANSFER_SYNTAXES:
-        raise Refused(Refusal("lossy-compression", f"images in {syntax.name}: lossy, or not to be decoded here"))
-    check_pixels(ds)
-    try:
-        pixels = pixel_array(ds, decoding_plugin=_DECODERS.get(syntax, ""))
-    except Exception as error:  # decoders raise nearly anything on nonsense
-        raise Unreadable(f"pixels cannot be decoded ({type(error).__name__})") from error
-    return cast(npt.NDArray[np.generic], pixels.reshape(-1, int(ds.Rows), int(ds.Columns)))
-
-
 def _native(ds: Dataset, expected: int) -> str:
     found = len(ds.PixelData)
     return f"truncated: {found} of {expected} bytes of pixels" if found < expected else ""
@@ -136,9 +114,9 @@ def _native(ds: Dataset, expected: int) -> str:
 
 def _encapsulated(ds: Dataset, expected: int) -> str:
     """Why encapsulated pixels cannot be those of the header; the empty string where nothing speaks against them."""
-    if expected > LARGEST_BYTES:
-        return f"{expected} bytes of pixels when decoded"
     announced, found = get_nr_frames(ds), 0
+    if expected > min(LARGEST_BYTES, announced * LARGEST_FRAME_BYTES):
+        return f"{ds.Columns} x {ds.Rows} pixels in {announced} frames: more than any image has"
     for found, frame in enumerate(_frames(ds, announced), start=1):
         if found > announced or not _fits(frame, ds):
             return f"frame {found} of {announced} is not a {ds.Columns} x {ds.Rows} image in its transfer syntax"

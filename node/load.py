@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 
 from node import multiframe
 from node.assemble import Arrangement, acquisition_key, judge
-from node.codecs import decoded
+from node.decoder import Decoder
 from node.errors import Refusal, Refused, Unreadable
 from node.files import read_dataset
 from node.headers import Header, read_header
@@ -149,17 +149,18 @@ def _read_volumes(
     shape = (len(arrangement.te_s), len(arrangement.locations_mm), header.rows, header.columns)
     volumes: dict[Component, FloatArray] = {c: np.empty(shape, np.float32) for c in arrangement.components}
     flats: dict[_Key, Dataset] = {}
-    for uid, places in objects.items():
-        ds = datasets[uid]
-        stored = decoded(ds)
-        del ds.PixelData
-        frames = multiframe.frames(ds)
-        for key, index in places:
-            component, echo, k = key
-            slope, intercept = convention.rescale(frames[index], component)
-            np.multiply(stored[index], np.float32(slope), out=volumes[component][echo, k], casting="unsafe")
-            volumes[component][echo, k] += np.float32(intercept)
-            flats[key] = frames[index]
+    with Decoder() as decoder:
+        for uid, places in objects.items():
+            ds = datasets[uid]
+            stored = decoder.pixels(ds)
+            del ds.PixelData
+            frames = multiframe.frames(ds)
+            for key, index in places:
+                component, echo, k = key
+                slope, intercept = convention.rescale(frames[index], component)
+                np.multiply(stored[index], np.float32(slope), out=volumes[component][echo, k], casting="unsafe")
+                volumes[component][echo, k] += np.float32(intercept)
+                flats[key] = frames[index]
     return volumes, flats
 
 
