@@ -12,6 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import EnhancedMRImageStorage
 
+from node.vendors.convention import text
+
 _RENAMED = {
     "EffectiveEchoTime": "EchoTime",
     "TransmitterFrequency": "ImagingFrequency",
@@ -19,16 +21,18 @@ _RENAMED = {
     "PulseSequenceName": "SequenceName",
     "FrameType": "ImageType",
 }
-_PHILIPS_FRAME = (0x2005, 0x140F)
-_PHILIPS_SCALE_SLOPE = (0x2005, 0x100E)
+_SIEMENS_TYPE = (0x0021, 0x1175)
+_PRIVATE = {(0x2005, 0x140F): ((0x2005, 0x100E),), (0x0021, 0x11FE): ((0x0021, 0x114F), _SIEMENS_TYPE)}
+"""What is taken from private groups: Philips' scale slope; Siemens' coil elements and type of image."""
 
 
 def frames(ds: Dataset) -> list[Dataset]:
     """One flat dataset per frame, in order; a classic image is its own only frame.
 
     Each functional group is taken from the frame, and from the shared groups where the frame lacks it.
-    Private groups are left out (the position in Philips' private group is off by half a voxel), but for
-    Philips' scale slope.
+    Private groups are left out (the position in Philips' private group is off by half a voxel), but for Philips'
+    scale slope, and Siemens' coil elements and type of image: there alone stand normalisation and distortion
+    correction.
     """
     per_frame = ds.get("PerFrameFunctionalGroupsSequence")
     if ds.get("SOPClassUID") != EnhancedMRImageStorage or not per_frame:
@@ -56,12 +60,25 @@ def _flat(top: Dataset, groups: dict[int, Dataset], item: Dataset, index: int) -
         _set(flat, "ScanningSequence", "SE" if flat.get("EchoPulseSequence") == "SPIN" else "GR")
     if "SequenceVariant" not in flat:
         _set(flat, "SequenceVariant", "SP" if str(flat.get("Spoiling", "NONE")) not in {"", "NONE"} else "NONE")
-    if _PHILIPS_FRAME in item and item[_PHILIPS_FRAME].value:
-        private = item[_PHILIPS_FRAME].value[0]
-        if _PHILIPS_SCALE_SLOPE in private:
-            flat.add(private[_PHILIPS_SCALE_SLOPE])
+    flat.update(_private(item))
+    kind = text(flat, "ImageType").split("\\")
+    more = [value for value in text(flat, _SIEMENS_TYPE).split("\\") if value and value not in kind]
+    if more:
+        _set(flat, "ImageType", kind + more)
     _set(flat, "InstanceNumber", index + 1)
     return flat
+
+
+def _private(item: Dataset) -> Dataset:
+    """What is taken from a frame's private groups; one that lost its VR (UN) is left out."""
+    taken = Dataset()
+    for group, tags in _PRIVATE.items():
+        if group in item and item[group].VR == "SQ" and item[group].value:
+            private: Dataset = item[group].value[0]
+            for tag in tags:
+                if tag in private:
+                    taken.add(private[tag])
+    return taken
 
 
 def _set(flat: Dataset, keyword: str, value: object) -> None:
