@@ -9,6 +9,7 @@ References: PS3.5 sections 8.2 and A.4, annex G (RLE); ISO/IEC 10918-1 (JPEG), 1
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
 from collections.abc import Iterator
@@ -119,7 +120,7 @@ def _encapsulated(ds: Dataset, expected: int) -> str:
         return f"{ds.Columns} x {ds.Rows} pixels in {announced} frames: more than any image has"
     for found, frame in enumerate(_frames(ds, announced), start=1):
         if found > announced or not _fits(frame, ds):
-            return f"frame {found} of {announced} is not a {ds.Columns} x {ds.Rows} image in its transfer syntax"
+            return f"frame {found} of {announced} is not a whole {ds.Columns} x {ds.Rows} image in its syntax"
     return f"truncated: {found} of {announced} frames" if found < announced else ""
 
 
@@ -130,25 +131,34 @@ def _frames(ds: Dataset, announced: int) -> Iterator[bytes]:
 
 
 def _fits(frame: bytes, ds: Dataset) -> bool:
-    """Whether a codestream is of its syntax and has the matrix of the header; RLE has a number of segments alone."""
+    """Whether a codestream is of its syntax, and whole and of the header's matrix as far as it says so."""
     syntax = ds.file_meta.TransferSyntaxUID
-    if syntax == RLELossless:
-        segments, *offsets = struct.unpack_from("<16L", frame)
-        used = offsets[:segments]
-        rising = used == sorted(used) and used[0] == 64 and used[-1] < len(frame)
-        return bool(segments == ds.SamplesPerPixel * ds.BitsAllocated // 8 and rising)
-    matrix = _jpeg_matrix(frame, _START_OF_FRAME[syntax]) if syntax in _START_OF_FRAME else _j2k_matrix(frame)
-    return matrix == (ds.Rows, ds.Columns)
+    try:
+        if syntax == RLELossless:
+            return bool(_segments(frame) == ds.SamplesPerPixel * ds.BitsAllocated // 8)
+        matrix = _jpeg_matrix(frame, _START_OF_FRAME[syntax]) if syntax in _START_OF_FRAME else _j2k_matrix(frame)
+    except (ValueError, struct.error):
+        return False
+    return bool(matrix == (ds.Rows, ds.Columns))
+
+
+def _segments(frame: bytes) -> int:
+    """Segments of an RLE frame: one for each byte of a sample. It does not say its matrix."""
+    number, first, *others = struct.unpack_from("<16L", frame)
+    starts = [64, *others[: number - 1], len(frame)]
+    if first != 64 or not 1 <= number <= 15 or any(a >= b for a, b in itertools.pairwise(starts)):
+        raise ValueError("offsets of segments do not rise")
+    return int(number)
 
 
 def _jpeg_matrix(stream: bytes, start_of_frame: bytes) -> tuple[int, int]:
-    """Rows and columns of a JPEG or JPEG-LS codestream: segments are skipped up to the start of the frame."""
-    if not stream.startswith(b"\xff\xd8"):
-        raise ValueError("no start of image")
+    """Rows and columns of a whole JPEG or JPEG-LS codestream; segments are skipped up to the start of the frame."""
+    if not stream.startswith(b"\xff\xd8") or not stream.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise ValueError("no start or no end of image")
     at = 2
     while stream[at : at + 2] != start_of_frame:
         marker, length = struct.unpack_from(">HH", stream, at)
-        if marker < 0xFF00 or marker == 0xFFDA:
+        if marker < 0xFF00:
             raise ValueError("no start of frame")
         at += 2 + length
     rows, columns = struct.unpack_from(">HH", stream, at + 5)

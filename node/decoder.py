@@ -26,7 +26,7 @@ Pixels = npt.NDArray[np.generic]
 
 BYTES_PER_S = 1 << 20
 """The slowest decoder makes 20 times as many bytes of pixels in a second of CPU time."""
-_LEAST_S = 5
+_LEAST_S = 3
 _OWN_BYTES = 2 << 30
 """Address space of the process before it decodes, libraries included, with room to spare."""
 
