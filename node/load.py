@@ -29,7 +29,7 @@ MIN_PHASE_SPAN = 0.75
 """Phase that fills less of its 2 pi over the whole volume is filtered, or scaled by another factor."""
 
 MIN_CHOPPER_AGREEMENT = 0.8
-"""Share of neighbouring slices that must agree on whether the sign alternates."""
+"""Share of the signal in which neighbouring slices must agree on whether the sign alternates."""
 
 MAX_FREQUENCY_MISMATCH = 0.06
 """Between the imaging frequency and the nominal field strength (a Siemens "3 T" is 2.89 T)."""
@@ -149,6 +149,7 @@ def _read_volumes(
     shape = (len(arrangement.te_s), len(arrangement.locations_mm), header.rows, header.columns)
     volumes: dict[Component, FloatArray] = {c: np.empty(shape, np.float32) for c in arrangement.components}
     flats: dict[_Key, Dataset] = {}
+    units: set[str] = set()
     with Decoder() as decoder:
         for uid, places in objects.items():
             ds = datasets[uid]
@@ -157,10 +158,16 @@ def _read_volumes(
             frames = multiframe.frames(ds)
             for key, index in places:
                 component, echo, k = key
-                slope, intercept = convention.rescale(frames[index], component)
+                slope, intercept, unit = convention.rescale(frames[index], component)
+                if component != "P":
+                    units.add(unit)
                 np.multiply(stored[index], np.float32(slope), out=volumes[component][echo, k], casting="unsafe")
                 volumes[component][echo, k] += np.float32(intercept)
                 flats[key] = frames[index]
+    if len(units) > 1:
+        raise Refused(
+            Refusal("no-scaling", f"images in {' and in '.join(sorted(units))} values: scale tags are missing")
+        )
     return volumes, flats
 
 
@@ -202,15 +209,18 @@ def _radians(phase: FloatArray, convention: Convention) -> FloatArray:
 def _alternates(magnitude: FloatArray, phase: FloatArray) -> bool:
     """Whether complex slices (Z, Y, X) change sign from one to the next.
 
-    The real part of ``sum c[k+1] conj(c[k])`` is negative for most k where they do: the strong voxels decide.
+    The real part of ``sum c[k+1] conj(c[k])`` is negative where they do. Slices vote by their signal: beside the head
+    there is noise alone.
     """
     products = magnitude[1:] * magnitude[:-1] * np.cos(phase[1:] - phase[:-1])
-    negative = float(np.mean(products.sum(axis=(1, 2), dtype=np.float64) < 0))
+    votes = products.sum(axis=(1, 2), dtype=np.float64)
+    negative = float(-votes[votes < 0].sum() / np.abs(votes).sum())
     if max(negative, 1 - negative) < MIN_CHOPPER_AGREEMENT:
         raise Refused(
             Refusal(
                 "ambiguous-chopper",
-                f"{negative:.0%} of neighbouring slices differ in sign: neither alternating nor continuous phase",
+                f"neighbouring slices with {negative:.0%} of the signal differ in sign: neither alternating nor"
+                " continuous phase",
             )
         )
     return negative > 0.5
