@@ -214,7 +214,7 @@ def _alternates(magnitude: FloatArray, phase: FloatArray) -> bool:
     """
     products = magnitude[1:] * magnitude[:-1] * np.cos(phase[1:] - phase[:-1])
     votes = products.sum(axis=(1, 2), dtype=np.float64)
-    negative = float(-votes[votes < 0].sum() / np.abs(votes).sum())
+    negative = float(-votes[votes < 0].sum() / max(np.abs(votes).sum(), 1e-30))
     if max(negative, 1 - negative) < MIN_CHOPPER_AGREEMENT:
         raise Refused(
             Refusal(

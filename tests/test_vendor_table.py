@@ -150,7 +150,7 @@ ORDERS = st.permutations((0, 1, 2)).map(tuple)
 FLIPS = st.tuples(st.booleans(), st.booleans(), st.booleans())
 
 
-@settings(max_examples=24, deadline=None, derandomize=True, phases=PHASES)
+@settings(max_examples=12, deadline=None, derandomize=True, phases=PHASES)
 @given(vendor=st.sampled_from(Vendor), order=ORDERS, flips=FLIPS)
 def test_every_voxel_comes_back_to_its_place_in_the_patient(
     vendor: Vendor, order: tuple[int, ...], flips: tuple[bool, ...]
@@ -229,7 +229,7 @@ MOST = 24
 
 
 @pytest.mark.parametrize("vendor", Vendor)
-@settings(max_examples=4, deadline=None, derandomize=True, phases=PHASES)
+@settings(max_examples=3, deadline=None, derandomize=True, phases=PHASES)
 @given(
     fates=st.lists(st.sampled_from(["kept", "lost", "unknown"]), min_size=MOST, max_size=MOST),
     every=st.integers(1, 3),
