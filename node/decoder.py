@@ -20,7 +20,7 @@ from pydicom.pixels.utils import get_expected_length, pixel_array
 from pydicom.uid import UID
 
 from node.codecs import DECODERS, IMAGE_TRANSFER_SYNTAXES, check_pixels
-from node.errors import Refusal, Refused, Unreadable
+from node.errors import Refusal, Refused, TransientError, Unreadable
 
 Pixels = npt.NDArray[np.generic]
 
@@ -53,6 +53,8 @@ class Decoder:
             `lossy-compression`: a syntax that is not in `node.codecs.IMAGE_TRANSFER_SYNTAXES`.
         Unreadable
             Pixels that do not fit their header, or cannot be decoded.
+        TransientError
+            No process can be started.
         """
         syntax = UID(ds.file_meta.TransferSyntaxUID)
         if syntax not in IMAGE_TRANSFER_SYNTAXES:
@@ -82,12 +84,17 @@ def _start() -> Connection:
     ours, theirs = context.Pipe()
     context.Process(target=_serve, args=(theirs,), daemon=True).start()
     theirs.close()
+    try:
+        ours.recv()
+    except EOFError as error:
+        raise TransientError("the process that decodes pixels did not start") from error
     return ours
 
 
 def _serve(pipe: Connection) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # last words of C++ and Rust
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pipe.send("ready")
     while True:
         try:
             ds: Dataset = pipe.recv()

@@ -56,6 +56,8 @@ def _flat(top: Dataset, groups: dict[int, Dataset], item: Dataset, index: int) -
     for enhanced, classic in _RENAMED.items():
         if enhanced in flat:
             _set(flat, classic, flat[enhanced].value)
+    direction = {"ROW": "ROW", "COLUMN": "COL"}.get(text(flat, "InPlanePhaseEncodingDirection"), "")
+    _set(flat, "InPlanePhaseEncodingDirection", direction)
     if "ScanningSequence" not in flat:
         _set(flat, "ScanningSequence", "SE" if flat.get("EchoPulseSequence") == "SPIN" else "GR")
     if "SequenceVariant" not in flat:

@@ -98,7 +98,7 @@ def test_one_lesion_table_for_all_vendors() -> None:
     rows = list(zip(*scores.values(), strict=True))
     assert [sum(row[0].kind == kind for row in rows) for kind in ("hemorrhage", "calcification")] == [4, 4]
     assert all(score.sign_right for row in rows for score in row), table(scores)
-    # One acquisition, stored in 2047 to 8191 steps: noise of 1/60 hides them.
+    # One acquisition, stored in 2047 to 8191 steps: 6 ppb apart.
     spread = max(max(s.measured_ppb for s in row) - min(s.measured_ppb for s in row) for row in rows)
     assert spread < SPREAD_PPB, table(scores)
 
