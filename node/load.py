@@ -19,8 +19,9 @@ from pydicom.dataset import Dataset
 
 from node import multiframe
 from node.assemble import Arrangement, acquisition_key, judge
+from node.decoder import Decoder
 from node.errors import Refusal, Refused, Unreadable
-from node.files import read_dataset, read_pixels
+from node.files import read_dataset
 from node.headers import Header, read_header
 from node.pixels import Plane, fill, stored_planes
 from node.site import Site
@@ -32,7 +33,7 @@ MIN_PHASE_SPAN = 0.75
 """Phase that fills less of its 2 pi over the whole volume is filtered, or scaled by another factor."""
 
 MIN_CHOPPER_AGREEMENT = 0.8
-"""Share of neighbouring slices that must agree on whether the sign alternates."""
+"""Share of the signal in which neighbouring slices must agree on whether the sign alternates."""
 
 MAX_FREQUENCY_MISMATCH = 0.06
 """Between the imaging frequency and the nominal field strength (a Siemens "3 T" is 2.89 T)."""
@@ -122,9 +123,10 @@ def _load_arranged(arrangement: Arrangement, objects: dict[str, _Object], site: 
     first_header = arrangement.planes[arrangement.components[0], 0, 0].header
     convention = site.convention_of(first_header.manufacturer)
     assert convention is not None  # else it would have been refused
-    planes, templates = _open(arrangement, objects, convention)
-    objects.clear()
-    volumes, spans = _read_volumes(arrangement, planes)
+    with Decoder() as decoder:
+        planes, templates = _open(arrangement, objects, convention, decoder)
+        objects.clear()
+        volumes, spans = _read_volumes(arrangement, planes)
     e, s = len(arrangement.te_s), len(arrangement.locations_mm)
     magnitude, phase, chopped = _physical(volumes, spans, convention)
     acquisition = Acquisition(
@@ -162,7 +164,7 @@ _Span = tuple[float, float]
 
 
 def _open(
-    arrangement: Arrangement, objects: dict[str, _Object], convention: Convention
+    arrangement: Arrangement, objects: dict[str, _Object], convention: Convention, decoder: Decoder
 ) -> tuple[dict[_Key, Plane], dict[tuple[int, int], Dataset]]:
     """How to read every plane, and the templates by echo and slice."""
     places: dict[str, list[tuple[_Key, int]]] = defaultdict(list)
@@ -173,12 +175,17 @@ def _open(
     for uid, held in places.items():
         obj = objects.pop(uid)
         frames = multiframe.frames(obj.ds)
-        stored = stored_planes(obj.path, obj.ds, len(frames), read_pixels)
+        stored = stored_planes(obj.path, obj.ds, len(frames), decoder.pixels)
         del obj.ds.PixelData
         for (component, echo, k), index in held:
             planes[component, echo, k] = Plane(stored[index], convention.rescale(frames[index], component))
             if component == arrangement.components[0]:
                 templates[echo, k] = frames[index]
+    units = {plane.rescale.unit for (component, _, _), plane in planes.items() if component != "P"}
+    if len(units) > 1:
+        raise Refused(
+            Refusal("no-scaling", f"images in {' and in '.join(sorted(units))} values: scale tags are missing")
+        )
     return planes, templates
 
 
@@ -253,18 +260,20 @@ def _radians_per_unit(span: _Span, convention: Convention) -> np.float32:
 def _alternates(magnitude: FloatArray, phase: FloatArray) -> bool:
     """Whether complex slices (X, Y, Z) change sign from one to the next.
 
-    The real part of ``sum c[k+1] conj(c[k])`` is negative for most k where they do: the strong voxels decide.
+    The real part of ``sum c[k+1] conj(c[k])`` is negative where they do. Slices vote by their signal: beside the head
+    there is noise alone.
     """
-    products = sum(
+    votes = sum(
         (m[:, 1:] * m[:, :-1] * np.cos(p[:, 1:] - p[:, :-1])).sum(axis=0, dtype=np.float64)
         for m, p in zip(magnitude, phase, strict=True)
     )
-    negative = float(np.mean(products < 0))
+    negative = float(-votes[votes < 0].sum() / max(np.abs(votes).sum(), 1e-30))
     if max(negative, 1 - negative) < MIN_CHOPPER_AGREEMENT:
         raise Refused(
             Refusal(
                 "ambiguous-chopper",
-                f"{negative:.0%} of neighbouring slices differ in sign: neither alternating nor continuous phase",
+                f"neighbouring slices with {negative:.0%} of the signal differ in sign: neither alternating nor"
+                " continuous phase",
             )
         )
     return negative > 0.5

@@ -14,6 +14,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import EnhancedMRImageStorage
 
+from node.vendors.convention import text
+
 _RENAMED = {
     Tag(enhanced): Tag(classic)
     for enhanced, classic in {
@@ -24,17 +26,22 @@ _RENAMED = {
         "FrameType": "ImageType",
     }.items()
 }
-_INSTANCE_NUMBER = Tag("InstanceNumber")
-_PHILIPS_FRAME = Tag(0x2005, 0x140F)
 _PHILIPS_SCALE_SLOPE = Tag(0x2005, 0x100E)
+_SIEMENS_TYPE = (0x0021, 0x1175)
+_PRIVATE = {
+    Tag(0x2005, 0x140F): (_PHILIPS_SCALE_SLOPE,),
+    Tag(0x0021, 0x11FE): (Tag(0x0021, 0x114F), Tag(_SIEMENS_TYPE)),
+}
+"""What is taken from private groups: Philips' scale slope; Siemens' coil elements and type of image."""
 
 
 def frames(ds: Dataset) -> list[Dataset]:
     """One flat dataset per frame, in order; a classic image is its own only frame.
 
     Each functional group is taken from the frame, and from the shared groups where the frame lacks it.
-    Private groups are left out (the position in Philips' private group is off by half a voxel), but for
-    Philips' scale slope.
+    Private groups are left out (the position in Philips' private group is off by half a voxel), but for Philips'
+    scale slope, and Siemens' coil elements and type of image: there alone stand normalisation and distortion
+    correction.
     """
     per_frame = ds.get("PerFrameFunctionalGroupsSequence")
     if ds.get("SOPClassUID") != EnhancedMRImageStorage or not per_frame:
@@ -89,9 +96,30 @@ def _flat(common: _Elements, groups: dict[BaseTag, _Elements], item: Dataset, in
         flat.ScanningSequence = "SE" if flat.get("EchoPulseSequence") == "SPIN" else "GR"
     if "SequenceVariant" not in flat:
         flat.SequenceVariant = "SP" if str(flat.get("Spoiling", "NONE")) not in {"", "NONE"} else "NONE"
-    if _PHILIPS_FRAME in item and item[_PHILIPS_FRAME].value:
-        private = item[_PHILIPS_FRAME].value[0]
-        if _PHILIPS_SCALE_SLOPE in private:
-            flat.add(private[_PHILIPS_SCALE_SLOPE])
-    flat[_INSTANCE_NUMBER] = DataElement(_INSTANCE_NUMBER, "IS", index + 1)  # the one that is there is of all frames
+    direction = {"ROW": "ROW", "COLUMN": "COL"}.get(text(flat, "InPlanePhaseEncodingDirection"), "")
+    _set(flat, "InPlanePhaseEncodingDirection", direction)
+    flat.update(_private(item))
+    kind = text(flat, "ImageType").split("\\")
+    more = [value for value in text(flat, _SIEMENS_TYPE).split("\\") if value and value not in kind]
+    if more:
+        _set(flat, "ImageType", kind + more)
+    _set(flat, "InstanceNumber", index + 1)
     return flat
+
+
+def _private(item: Dataset) -> Dataset:
+    """What is taken from a frame's private groups; one that lost its VR (UN) is left out."""
+    taken = Dataset()
+    for group, tags in _PRIVATE.items():
+        if group in item and item[group].VR == "SQ" and item[group].value:
+            private: Dataset = item[group].value[0]
+            for tag in tags:
+                if tag in private:
+                    taken.add(private[tag])
+    return taken
+
+
+def _set(flat: Dataset, keyword: str, value: object) -> None:
+    """A new element: the one that is there may belong to all frames."""
+    tag = Tag(keyword)
+    flat[tag] = DataElement(tag, dictionary_VR(tag), value)

@@ -16,8 +16,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from node.decoder import Decoder
 from node.errors import Unreadable
-from node.files import read_dataset, read_pixels
+from node.files import read_dataset
 from node.pixels import Plane, fill, stored_planes
 from node.vendors.convention import Rescale
 
@@ -44,7 +45,7 @@ def image(frames, bits=12, signed=False, allocated=16, syntax=ExplicitVRLittleEn
 
 def planes_of(ds, path, frames):
     ds.save_as(path, enforce_file_format=True)
-    return [read() for read in stored_planes(path, read_dataset(path), frames, read_pixels)]
+    return [read() for read in stored_planes(path, read_dataset(path), frames, Decoder().pixels)]
 
 
 def patterns(frames=3, bits=16, seed=0):
@@ -97,9 +98,9 @@ def test_a_file_that_is_cut_off(tmp_path, lost_bytes):
     whole, ds = path.read_bytes(), read_dataset(path)
     path.write_bytes(whole[:-lost_bytes])
     with pytest.raises(Unreadable, match="truncated"):
-        stored_planes(path, ds, 2, read_pixels)
+        stored_planes(path, ds, 2, Decoder().pixels)
     path.write_bytes(whole)
-    last = stored_planes(path, ds, 2, read_pixels)[1]
+    last = stored_planes(path, ds, 2, Decoder().pixels)[1]
     path.write_bytes(whole[:-lost_bytes])
     with pytest.raises(Unreadable, match="truncated"):
         last()

@@ -37,10 +37,11 @@ _COMPLEX_IMAGE_COMPONENT: dict[str, Component] = {
 
 
 class Rescale(NamedTuple):
-    """Stored value to value: ``slope * stored + intercept``."""
+    """Stored value to value: ``slope * stored + intercept``. Values of different units cannot be compared."""
 
     slope: float
     intercept: float
+    unit: str = ""
 
 
 class Announced(NamedTuple):

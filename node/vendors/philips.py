@@ -53,9 +53,13 @@ def _rescale(ds: Dataset, component: Component) -> Rescale:
         if displayed is None:
             raise Refused(Refusal("no-scaling", "Philips phase without RescaleSlope and RescaleIntercept"))
         return displayed
-    slope, intercept = displayed or Rescale(1.0, 0.0)
+    slope, intercept, _ = displayed or Rescale(1.0, 0.0)
     scale = number(ds, _SCALE_SLOPE)
-    return Rescale(1 / scale, intercept / (slope * scale)) if scale else Rescale(slope, intercept)
+    return (
+        Rescale(1 / scale, intercept / (slope * scale), "precise")
+        if scale
+        else Rescale(slope, intercept, "displayed")
+    )
 
 
 def _radians_per_unit(low: float, high: float) -> float:  # noqa: ARG001
