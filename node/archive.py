@@ -64,7 +64,7 @@ def segmentation(images: Sequence[Dataset], result: Result, provenance: Provenan
         device_serial_number=_SERIAL,
         omit_empty_frames=False,
         content_label="BRAIN_MASK",
-        series_description="QSM brain mask",
+        series_description=provenance.series_description("QSM brain mask"),
     )
     return _settled(ds, provenance)
 
@@ -98,7 +98,7 @@ def parametric_map(images: Sequence[Dataset], result: Result, provenance: Proven
         window_center=0,
         window_width=400,
         content_label="QSM",
-        series_description="QSM parametric map [ppb]",
+        series_description=provenance.series_description("QSM parametric map [ppb]"),
     )
     for keyword in ("BodyPartExamined", "Laterality"):
         if keyword in images[0]:
@@ -121,6 +121,7 @@ def _quietly(build: Callable[..., Dataset], **arguments: object) -> Dataset:
 def _settled(ds: Dataset, provenance: Provenance) -> Dataset:
     """The object with the times of the derivation and with identifiers that do not change from run to run."""
     provenance.stamp(ds)
+    ds.DerivationDescription = provenance.derivation()
     organization = derived_uid(ds.SOPInstanceUID, "dimensions")
     for item in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization

@@ -22,12 +22,15 @@ import numpy.typing as npt
 
 from node import __version__
 from node.errors import Refusal, Refused, Unreadable
+from node.fitness import Scan
 from node.identity import PRODUCT
+from node.report import Report
 from recon.pipeline import Result
 from recon.recipe import as_dict
 from recon.types import GAMMA_MHZ_PER_T, Acquisition, BadInput, FloatArray, Geometry
 
 _NAME = re.compile(r"^(?P<prefix>sub-.+?)_echo-(?P<echo>\d+)_part-(?P<part>mag|phase)_MEGRE\.nii(\.gz)?$")
+CONVENTION = "BIDS; magnitude and phase; phase in rad that rises with the field"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -69,13 +72,13 @@ def _derivative_folder(prefix: str, datatype: str) -> Path:
     return Path(*entities, datatype if datatype in {"anat", "swi"} else "anat")
 
 
-def load_megre(files: Megre) -> Acquisition:
-    """Read one acquisition.
+def load_megre(files: Megre, min_echoes: int = 1) -> Acquisition:
+    """Read one acquisition of at least ``min_echoes``.
 
     Raises
     ------
     Refused
-        An echo lacks one part, grids differ, a sidecar lacks an entry, or phase is not in rad.
+        An echo lacks one part, there are too few, grids differ, a sidecar lacks an entry, or phase is not in rad.
     Unreadable
         A file is not NIfTI, or a sidecar is missing or not JSON.
     """
@@ -85,8 +88,10 @@ def load_megre(files: Megre) -> Acquisition:
     if lacking:
         part = "phase" if lacking[0] in files.magnitude else "magnitude"
         raise Refused(Refusal("incomplete", f"echo {lacking[0]}: {part} is missing"))
-    if len(files.phase) < 2:
-        raise Refused(Refusal("single-echo", "one echo; at least 2 are needed"))
+    if len(files.phase) < min_echoes:
+        raise Refused(
+            Refusal("too-few-echoes", f"{len(files.phase)} echoes; this site asks for at least {min_echoes}")
+        )
     sidecars = {echo: _sidecar(path) for echo, path in files.phase.items()}
     echoes = sorted(sidecars, key=lambda echo: _entry(sidecars[echo], "EchoTime", files.phase[echo]))
     images = {path: read_image(path) for path in (*files.magnitude.values(), *files.phase.values())}
@@ -118,12 +123,26 @@ def load_megre(files: Megre) -> Acquisition:
         raise Refused(Refusal("unreadable", str(error))) from error
 
 
-def write_derivatives(result: Result, geometry: Geometry, out: Path, files: Megre) -> list[Path]:
+def scan(files: Megre) -> Scan:
+    """What the sidecar of the first phase image says about the scan."""
+    sidecar = _sidecar(files.phase[min(files.phase)])
+    tr_s = _number(sidecar, "RepetitionTimeExcitation") or _number(sidecar, "RepetitionTime")
+    return Scan(
+        dimensions=str(sidecar.get("MRAcquisitionType", "")),
+        tr_ms=tr_s and 1e3 * tr_s,
+        flip_deg=_number(sidecar, "FlipAngle"),
+        bandwidth_hz=_number(sidecar, "PixelBandwidth"),
+        slice_mm=_number(sidecar, "SliceThickness"),
+    )
+
+
+def write_derivatives(result: Result, report: Report, geometry: Geometry, out: Path, files: Megre) -> list[Path]:
     """Write susceptibility, mask, R2*, local field and its weight below ``out``, with sidecars; the maps' paths.
 
     ``<prefix>_Chimap`` in ppm, ``<prefix>_desc-brain_mask``, ``<prefix>_R2starmap`` in 1/s,
     ``<prefix>_desc-local_fieldmap`` in ppm and ``<prefix>_desc-local_weightmap``, dimensionless, float32 (mask uint8)
-    ``.nii.gz``; the same result gives the same bytes. Susceptibility's sidecar tells what every stage did.
+    ``.nii.gz``; the same result gives the same bytes. Every sidecar holds the warnings; susceptibility's tells
+    what every stage did, too.
     """
     folder = out / files.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,6 +173,7 @@ def write_derivatives(result: Result, geometry: Geometry, out: Path, files: Megr
         sources = [f"bids:raw:{p.name}" for p in (*files.magnitude.values(), *files.phase.values())]
         recipe = as_dict(result.recipe)
         sidecar: dict[str, object] = {"Units": units, "Description": meaning, "Sources": sources, "Recipe": recipe}
+        sidecar["Warnings"] = report.cautions
         if suffix == "Chimap":
             sidecar["RegionsOfReference"] = [asdict(value) for value in result.references]
             sidecar["Stages"] = [asdict(trace) for trace in result.traces]
@@ -193,10 +213,15 @@ def _sidecar(path: Path) -> dict[str, object]:
 
 
 def _entry(sidecar: dict[str, object], name: str, path: Path) -> float:
-    value = sidecar.get(name)
-    if not isinstance(value, int | float) or value <= 0:
+    value = _number(sidecar, name)
+    if value is None:
         raise Refused(Refusal("missing-metadata", f"{name} is missing in the sidecar of {path.name}"))
-    return float(value)
+    return value
+
+
+def _number(sidecar: dict[str, object], name: str) -> float | None:
+    value = sidecar.get(name)
+    return float(value) if isinstance(value, int | float) and value > 0 else None
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -114,16 +114,22 @@ def jobs_list(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 @jobs_app.command("show")
-def jobs_show(context: typer.Context, acquisition: Annotated[int, typer.Argument(metavar="ID")]) -> None:
-    """Everything about one acquisition."""
-    from node.overview import deliveries, summaries
-    from node.tables import print_one
+def jobs_show(
+    context: typer.Context, acquisition: Annotated[int, typer.Argument(metavar="ID")], as_json: AsJson = False
+) -> None:
+    """Everything about one acquisition, with the report on its reconstruction."""
+    from node.overview import deliveries, report, summaries
+    from node.tables import one_as_values, print_one
 
     with _journal(context.obj) as journal:
         found = summaries(journal, acquisition)
         if not found:
             _stop(f"there is no acquisition {acquisition}")
-        print_one(_console(), found[0], deliveries(journal, acquisition))
+        whole = found[0], deliveries(journal, acquisition), report(journal, acquisition)
+    if as_json:
+        print(json.dumps(one_as_values(*whole)))
+    else:
+        print_one(_console(), *whole)
 
 
 @jobs_app.command("retry")
@@ -143,6 +149,7 @@ def reconstruct(
     recipe: Annotated[str, typer.Option(help="default, fast, medi, or a TOML file.")] = "default",
     segmentation: Annotated[bool, typer.Option("--segmentation", help="Write the mask as DICOM SEG too.")] = False,
     parametric_map: Annotated[bool, typer.Option("--parametric-map", help="Write QSM as float map too.")] = False,
+    config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Reconstruct every acquisition in a folder, without network: DICOM to DICOM, BIDS to BIDS derivatives."""
@@ -150,23 +157,26 @@ def reconstruct(
     from datetime import datetime
 
     with _told():
-        cache = _kernel_cache()
+        cache = _kernel_cache(config)
 
     from node.derive import DeriveOptions
     from node.offline import exit_code, reconstruct_folder
+    from node.tables import print_report
     from node.warm import is_warm
 
     options = DeriveOptions(segmentation=segmentation, parametric_map=parametric_map)
     derived_at = datetime.now().astimezone().replace(microsecond=0)
     outcomes = []
-    chosen = _recipe(recipe)
+    chosen, site = _recipe(recipe), _settings(config).site
     if not is_warm(cache):
         _compile(cache)
     with _told(), _progress(quiet=as_json) as progress:
-        for outcome in reconstruct_folder(source, output, derived_at, chosen, mask, options, progress):
+        for outcome in reconstruct_folder(source, output, derived_at, chosen, mask, options, progress, site):
             outcomes.append(outcome)
             if not as_json:
-                print("\n".join((str(outcome), *(f"         note: {w}" for w in outcome.warnings))))
+                print(outcome)
+                if outcome.report:
+                    print_report(_console(), outcome.report, indent=2)
     if as_json:
         print(json.dumps([asdict(outcome) for outcome in outcomes], default=str))
     elif not outcomes:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,12 +20,19 @@ from pydantic_settings import (
 )
 
 from node.errors import PermanentError
+from node.site import Site
+from node.vendors.stated import Stated
 
 RECIPE_NAMES = ("default", "fast", "medi")
 """The keys of `recon.recipe.RECIPES`, which brings numba along."""
 
 HEALTH_AE_TITLE = "QSMHEALTH"
 """Calling AE title of the health check: heard from this machine alone, and only for C-ECHO."""
+
+
+_PREFIX = "QSM_NODE_"
+_OTHER_VARIABLES = {"QSM_NODE_CONFIG", "QSM_NODE_DATA", "QSM_NODE_FUZZ"}
+"""Of the command line and of the tests."""
 
 
 class ConfigError(PermanentError):
@@ -41,6 +48,17 @@ def _ae_title(value: str) -> str:
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Scanner(BaseModel):
+    """Sign and scale of the phase images of one manufacturer, see `node.vendors.stated`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    manufacturer: str = Field(min_length=2)
+    phase_sign: Annotated[Literal[1, -1], BeforeValidator(int)]
+    phase_turn: float = Field(gt=0, allow_inf_nan=False)
+    chopper: bool = False
 
 
 class Peer(BaseModel):
@@ -72,7 +90,7 @@ def _default_data_dir() -> Path:
 class Settings(BaseSettings):
     """Everything that a site decides."""
 
-    model_config = SettingsConfigDict(env_prefix="QSM_NODE_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
     ae_title: AETitle = "QSMNODE"
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
@@ -82,6 +100,10 @@ class Settings(BaseSettings):
     deliver_to: tuple[str, ...] = Field(
         default=(), description="names of peers that get every result; empty: back to the sender"
     )
+    scanners: dict[str, Scanner] = Field(
+        default={}, description="sign and scale of phase images where they are not known, or differ here"
+    )
+    min_echoes: int = Field(default=1, ge=1, description="acquisitions of fewer echoes are refused")
     quiet_s: float = Field(
         default=60.0, gt=0, le=86400, description="an acquisition is judged after so long without a new image"
     )
@@ -89,6 +111,13 @@ class Settings(BaseSettings):
     segmentation: bool = Field(default=False, description="deliver the brain mask too, as DICOM Segmentation")
     parametric_map: bool = Field(
         default=False, description="deliver QSM too as float Parametric Map, an archival copy"
+    )
+    notice_after_min: float = Field(
+        default=0.0, ge=0, le=720,
+        description="a study without QSM gets one page that says why, so long after its last image; 0: never",
+    )  # fmt: skip
+    withhold_contradictions: bool = Field(
+        default=True, description="a map that the sign check contradicts is not delivered; false: it is, marked"
     )
     threads: int = Field(default=0, ge=0, le=1024, description="of the reconstruction; 0: all cores")
     min_free_gb: float = Field(default=1.0, ge=0, description="less free disk than this: images are refused")
@@ -128,6 +157,12 @@ class Settings(BaseSettings):
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
+    @property
+    def site(self) -> Site:
+        """What a reconstruction needs to know."""
+        stated = (Stated(s.manufacturer, s.phase_sign, s.phase_turn, s.chopper) for s in self.scanners.values())
+        return Site(tuple(stated), self.min_echoes, self.withhold_contradictions)
+
     def peer_named_by_title(self, ae_title: str) -> str | None:
         """Name of the peer with this AE title."""
         return next((name for name, peer in self.peers.items() if peer.ae_title == ae_title), None)
@@ -154,6 +189,7 @@ def load(path: Path | None = None) -> Settings:
 
     if path is not None and not path.is_file():
         raise ConfigError(f"{path}: there is no such file")
+    _check_environment()
     try:
         return FromFile()
     except ValidationError as error:
@@ -162,6 +198,14 @@ def load(path: Path | None = None) -> Settings:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
+
+
+def _check_environment() -> None:
+    """A variable of ours that no setting reads is a slip of the pen: what it should change would stay as it was."""
+    known = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields} | _OTHER_VARIABLES
+    for variable in sorted(os.environ):
+        if variable.startswith(_PREFIX) and variable.split("__")[0] not in known:
+            raise ConfigError(f"{variable}: there is no such setting")
 
 
 def _in_words(item: Any) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import threading
 from multiprocessing.connection import Connection
 from typing import cast
 
@@ -32,10 +33,11 @@ _OWN_BYTES = 2 << 30
 
 
 class Decoder:
-    """A context in which pixels are read; the process starts with the first compressed image."""
+    """A context in which pixels are read, by any thread; the process starts with the first compressed image."""
 
     def __init__(self) -> None:
         self._pipe: Connection | None = None
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Decoder:
         return self
@@ -62,20 +64,21 @@ class Decoder:
         check_pixels(ds)
         found = self._elsewhere(ds) if syntax.is_encapsulated else _decoded(ds)
         if isinstance(found, str):
-            raise Unreadable(f"object {ds.get('SOPInstanceUID', '?')}: pixels cannot be decoded ({found})")
+            raise Unreadable(f"pixels cannot be decoded ({found})")
         return found.reshape(-1, int(ds.Rows), int(ds.Columns))
 
     def _elsewhere(self, ds: Dataset) -> Pixels | str:
         part = ds.group_dataset(0x0028)
         part.update(ds.group_dataset(0x7FE0))
         part.file_meta = ds.file_meta
-        self._pipe = self._pipe or _start()
-        try:
-            self._pipe.send(part)
-            return cast(Pixels | str, self._pipe.recv())
-        except (EOFError, OSError):
-            self._pipe = None
-            return "the decoder crashed or did not end"
+        with self._lock:
+            self._pipe = self._pipe or _start()
+            try:
+                self._pipe.send(part)
+                return cast(Pixels | str, self._pipe.recv())
+            except (EOFError, OSError):
+                self._pipe = None
+                return "the decoder crashed or did not end"
 
 
 def _start() -> Connection:

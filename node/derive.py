@@ -28,14 +28,15 @@ from node.files import make_folder, sync_folder, write_whole
 from node.identity import IMPLEMENTATION_UID, is_own
 from node.inherit import inherited
 from node.load import Source
-from node.provenance import Provenance, code, short_text
+from node.provenance import Provenance, code
+from node.report import Report
 from recon.pipeline import Result
 from recon.reference import RegionValue
 from recon.types import FloatArray
 
 __all__ = ["DeriveOptions", "Derived", "is_own", "write_derived"]
 
-Series = Literal["qsm", "phase", "mask", "pmap"]
+Series = Literal["qsm", "phase", "mask", "pmap", "notice"]
 
 _INT16 = np.iinfo(np.int16)
 
@@ -89,6 +90,7 @@ class _Volume:
 def write_derived(
     source: Source,
     result: Result,
+    report: Report,
     folder: Path,
     derived_at: datetime,
     options: DeriveOptions = DeriveOptions(),
@@ -103,7 +105,7 @@ def write_derived(
     PermanentError
         The result holds NaN or infinity, or does not lie on the grid of the source.
     """
-    provenance = Provenance(source, result, derived_at, options.supplied_mask_sha256)
+    provenance = Provenance(source, result, report, derived_at, options.supplied_mask_sha256)
     make_folder(folder)
     written = []
     for series, ds in _objects(source, result, provenance, options):
@@ -219,10 +221,10 @@ def _image(volume: _Volume, k: int, number: int, source: Source, provenance: Pro
     ds.SeriesInstanceUID = provenance.series_uid(volume.series)
     ds.Modality = "MR"
     ds.SeriesNumber = provenance.series_number(volume.number)
-    ds.SeriesDescription = volume.name
+    ds.SeriesDescription = provenance.series_description(volume.name)
     ds.InstanceNumber = number
     ds.ImageType = list(volume.image_type)
-    ds.DerivationDescription = short_text([*volume.description, *provenance.chain()])
+    ds.DerivationDescription = provenance.derivation(*volume.description)
     ds.SourceImageSequence = provenance.source_images(k)
     provenance.stamp(ds)
     ds.BurnedInAnnotation = "NO"

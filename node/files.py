@@ -12,8 +12,9 @@ from pydicom.errors import InvalidDicomError
 
 from node.errors import Unreadable
 
-_DEFER_BYTES = 4096
-"""Longer elements (pixels, private headers) stay on disk until they are used."""
+_DEFER_BYTES = 1 << 14
+"""Longer elements (pixels, private headers) stay on disk until they are used; every text of 10240 characters (VR LT,
+PS3.5 section 6.2) is read, so that headers outlive their files."""
 
 
 def read_dataset(path: Path) -> Dataset:

@@ -8,7 +8,10 @@ here.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from pydantic import TypeAdapter
 from pydicom.dataset import Dataset
@@ -17,7 +20,7 @@ from pydicom.uid import UID, EnhancedMRImageStorage, MRImageStorage
 from node import multiframe
 from node.errors import Refusal
 from node.identity import is_own
-from node.vendors import convention_of
+from node.site import Site
 from node.vendors.convention import (
     Announced,
     Component,
@@ -94,6 +97,10 @@ class Header:
     """Written by this product: to be recognised, not processed."""
     refusal: Refusal | None
     """Why the object, on its own, is not raw complex gradient echo."""
+    acquisition_type: str = ""
+    """MRAcquisitionType: 2D or 3D."""
+    acquired_s: float | None = None
+    """Moment of the acquisition, in seconds that only serve to compare images of one study."""
 
     def to_json(self) -> str:
         """As one line of JSON; equal headers give equal text."""
@@ -133,17 +140,23 @@ _NOTHING = Header(
 )
 
 
-def read_header(ds: Dataset) -> Header:
+def read_header(ds: Dataset, site: Site = Site()) -> Header:  # noqa: B008  a frozen value
     """What the node keeps of an object's header. Never raises; pixels are not touched."""
     try:
-        return _read_header(ds)
+        return _read_header(ds, site)
     except Exception:  # pydicom decodes on access, and raises nearly anything on nonsense
         return _NOTHING
 
 
-def _read_header(ds: Dataset) -> Header:
+def scan_name(headers: Sequence[Header]) -> str:
+    """The scan that these images belong to, without patient data: series numbers and protocol."""
+    series = sorted({h.series_number for h in headers if h.series_number is not None})
+    return f"series {', '.join(map(str, series)) or 'without number'} ({headers[0].protocol or 'no protocol name'})"
+
+
+def _read_header(ds: Dataset, site: Site) -> Header:
     manufacturer = text(ds, "Manufacturer")
-    convention = convention_of(manufacturer)
+    convention = site.convention_of(manufacturer)
     component_of = convention.component if convention else standard_component
     flat = multiframe.frames(ds)
     first = flat[0]
@@ -181,6 +194,8 @@ def _read_header(ds: Dataset) -> Header:
         flip_deg=number(first, "FlipAngle"),
         announced_echoes=announced.echoes,
         announced_slices=announced.slices,
+        acquisition_type=text(ds, "MRAcquisitionType"),
+        acquired_s=_acquired_s(first),
         frames=frames,
         own=is_own(ds),
         refusal=_refusal(ds, flat, frames, convention),
@@ -213,6 +228,17 @@ def _refusal(
         return Refusal("own-output", "derived by this product: recognised and not processed again")
     named = next(filter(None, map(refuse, flat)), None)
     return named or next((refusal for found, refusal in reasons if found), None)
+
+
+def _acquired_s(ds: Dataset) -> float | None:
+    """AcquisitionDateTime, or AcquisitionDate and AcquisitionTime; None where absent or no moment."""
+    stamp = text(ds, "AcquisitionDateTime") or text(ds, "AcquisitionDate") + text(ds, "AcquisitionTime")
+    try:
+        moment = datetime.strptime(stamp[:14], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    fraction = re.match(r"\.\d{1,6}", stamp[14:])
+    return moment.timestamp() + (float(fraction[0]) if fraction else 0.0)
 
 
 def _integer(ds: Dataset, keyword: str) -> int | None:

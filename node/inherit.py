@@ -35,14 +35,14 @@ _STUDY = _keywords(
     StudyInstanceUID StudyDate StudyTime AccessionNumber IssuerOfAccessionNumberSequence StudyID
     ReferringPhysicianName StudyDescription ProcedureCodeSequence AdmittingDiagnosesDescription InstitutionName
     InstitutionAddress InstitutionalDepartmentName PerformedProcedureStepID PerformedProcedureStepStartDate
-    PerformedProcedureStepStartTime PerformedProcedureStepDescription
+    PerformedProcedureStepStartTime PerformedProcedureStepDescription BodyPartExamined
     """
 )
 
 _GEOMETRY = _keywords(
     """
     FrameOfReferenceUID PositionReferenceIndicator ImagePositionPatient ImageOrientationPatient PixelSpacing
-    SliceThickness SpacingBetweenSlices SliceLocation PatientPosition BodyPartExamined Rows Columns
+    SliceThickness SpacingBetweenSlices SliceLocation PatientPosition Rows Columns
     """
 )
 
@@ -58,15 +58,23 @@ _ACQUISITION = _keywords(
 )
 
 INHERITED = tuple(tag_for_keyword(keyword) for keyword in (*_PATIENT, *_STUDY, *_GEOMETRY, *_ACQUISITION))
+_OF_STUDY = INHERITED[: len(_PATIENT) + len(_STUDY)]
+
+_EMPTY_IF_ABSENT_OF_STUDY = _keywords(
+    """
+    PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber StudyID
+    ReferringPhysicianName
+    """
+)
+"""Type 2 attributes of patient and study (PS3.3 C.7.1.1, C.7.2.1): present, if need be without a value."""
 
 _EMPTY_IF_ABSENT = _keywords(
     """
-    PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber StudyID
-    ReferringPhysicianName PositionReferenceIndicator PatientPosition ScanOptions MRAcquisitionType EchoTime
+    PositionReferenceIndicator PatientPosition ScanOptions MRAcquisitionType EchoTime
     EchoTrainLength SliceThickness RepetitionTime
     """
 )
-"""Type 2 attributes of the MR Image IOD (PS3.3 A.4): present, if need be without a value."""
+"""The further ones of the MR Image IOD (PS3.3 A.4)."""
 
 _UNPAIRED = set(_keywords("BRAIN HEAD SKULL NECK SPINE CSPINE TSPINE LSPINE HEART LIVER ABDOMEN PELVIS WHOLEBODY"))
 """Defined terms of BodyPartExamined (PS3.16 annex L) for which Laterality must be absent."""
@@ -92,17 +100,27 @@ _TEXT = {
 
 
 def inherited(source: Dataset) -> Dataset:
-    """A new dataset with everything that a derived object takes over from its source image."""
-    target = Dataset()
-    for tag in INHERITED:
-        if tag is not None and tag in source:
-            _copy(source, tag, target)
-    for keyword in _EMPTY_IF_ABSENT:
-        if keyword not in target:
-            setattr(target, keyword, None)
+    """A new dataset with everything that a derived image takes over from its source image."""
+    target = _whitelisted(source, INHERITED, _EMPTY_IF_ABSENT_OF_STUDY + _EMPTY_IF_ABSENT)
     for keyword, value in (("ScanningSequence", "GR"), ("SequenceVariant", "NONE")):
         if keyword not in target:
             setattr(target, keyword, value)
+    return target
+
+
+def inherited_study(source: Dataset) -> Dataset:
+    """A new dataset with everything that any object takes over from another one: patient, study, part of the body."""
+    return _whitelisted(source, _OF_STUDY, _EMPTY_IF_ABSENT_OF_STUDY)
+
+
+def _whitelisted(source: Dataset, tags: tuple[int | None, ...], empty_if_absent: tuple[str, ...]) -> Dataset:
+    target = Dataset()
+    for tag in tags:
+        if tag is not None and tag in source:
+            _copy(source, tag, target)
+    for keyword in empty_if_absent:
+        if keyword not in target:
+            setattr(target, keyword, None)
     if source.get("Laterality"):
         target.Laterality = source.Laterality
     elif str(source.get("BodyPartExamined", "")).strip() not in _UNPAIRED:

@@ -13,6 +13,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, EnhancedMRImageStor
 from node.codecs import IMAGE_TRANSFER_SYNTAXES, check_inflation, check_pixels
 from node.errors import Unreadable
 from node.headers import Header, read_header
+from node.site import Site
 
 IMAGE_CLASSES = frozenset({MRImageStorage, EnhancedMRImageStorage})
 """SOP classes that can be part of an acquisition. Objects of every other class are ignored."""
@@ -22,7 +23,7 @@ class NotForUs(Exception):
     """The object is of no use to the node; the message says why."""
 
 
-def examine(sop_class_uid: str, sop_instance_uid: str, syntax: UID, head: bytes, data: bytes) -> Header:
+def examine(sop_class_uid: str, sop_instance_uid: str, syntax: UID, head: bytes, data: bytes, site: Site) -> Header:
     """The header of an image that can be part of an acquisition. Pixels are checked, but not decoded.
 
     Parameters
@@ -31,6 +32,8 @@ def examine(sop_class_uid: str, sop_instance_uid: str, syntax: UID, head: bytes,
         As the C-STORE request and its presentation context say.
     head, data
         What comes before the data set in a file, and the data set.
+    site
+        What this site states about its scanners.
 
     Raises
     ------
@@ -45,7 +48,7 @@ def examine(sop_class_uid: str, sop_instance_uid: str, syntax: UID, head: bytes,
         check_inflation(data)
     try:
         ds = pydicom.dcmread(BytesIO(head + data))
-        header = read_header(ds)
+        header = read_header(ds, site)
     except Exception as error:  # pydicom raises nearly anything on nonsense
         raise Unreadable(f"not a DICOM data set ({type(error).__name__})") from error
     if header.sop_instance_uid != sop_instance_uid or header.sop_class_uid != sop_class_uid:

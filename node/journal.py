@@ -10,57 +10,28 @@ acquisition goes
               -> refused                                      -> superseded
               <- a late instance opens it again, whatever became of it
 
+A job makes QSM, or the page of a study that says why there is none (``notice``): at most one in a study.
 Knows no DICOM beyond UIDs, no network and no files but its own. ``Journal(None)`` lives in memory.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from node.errors import PermanentError, Refusal
-from node.records import Delivery, Gathering, Job, Received, Result
+from pydantic import TypeAdapter
 
-SCHEMA_VERSION = 1
+from node.database import Database, JournalError
+from node.errors import Refusal
+from node.records import Delivery, Gathering, Job, Notice, Received, Result, Settled, Stopped
 
-_SCHEMA = f"""
-CREATE TABLE acquisition (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, study_uid TEXT NOT NULL, state TEXT NOT NULL,
-    code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', changed_at REAL NOT NULL) STRICT;
-CREATE INDEX acquisition_open ON acquisition (id) WHERE state = 'receiving';
-CREATE TABLE instance (
-    sop_instance_uid TEXT PRIMARY KEY, acquisition_id INTEGER NOT NULL REFERENCES acquisition, sha256 TEXT NOT NULL,
-    sender TEXT NOT NULL, header TEXT NOT NULL, received_at REAL NOT NULL) STRICT;
-CREATE INDEX instance_of_acquisition ON instance (acquisition_id);
-CREATE TABLE job (
-    id INTEGER PRIMARY KEY, acquisition_id INTEGER NOT NULL REFERENCES acquisition, state TEXT NOT NULL,
-    recipe TEXT NOT NULL, derived_at TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, not_before REAL NOT NULL,
-    code TEXT NOT NULL DEFAULT '', sentence TEXT NOT NULL DEFAULT '', changed_at REAL NOT NULL) STRICT;
-CREATE INDEX job_of_acquisition ON job (acquisition_id);
-CREATE TABLE delivery (
-    id INTEGER PRIMARY KEY, job_id INTEGER NOT NULL REFERENCES job, destination TEXT NOT NULL, series TEXT NOT NULL,
-    sop_class_uid TEXT NOT NULL, sop_instance_uid TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL,
-    state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, queued_at REAL NOT NULL, next_try_at REAL NOT NULL,
-    sentence TEXT NOT NULL DEFAULT '', UNIQUE (sop_instance_uid, destination)) STRICT;
-CREATE INDEX delivery_of_job ON delivery (job_id);
-CREATE INDEX delivery_due ON delivery (next_try_at) WHERE state = 'pending';
-CREATE TABLE aside (
-    kind TEXT NOT NULL, reason TEXT NOT NULL, sender TEXT NOT NULL, count INTEGER NOT NULL, last_at REAL NOT NULL,
-    PRIMARY KEY (kind, reason, sender)) STRICT;
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
-
-
-class JournalError(PermanentError):
-    """The journal file is of another version, or what was asked for is not in it."""
+_SAME_STUDY = "(SELECT id FROM acquisition WHERE study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))"
+_NOTICE = TypeAdapter(Notice)
 
 
 class Journal:
@@ -76,58 +47,23 @@ class Journal:
     Raises
     ------
     JournalError
-        The file was written by another version.
+        The file was written by a later version.
     """
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._lock = threading.RLock()
-        if path is not None:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        self._db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=30.0)
-        try:
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-                self._db.execute(f"PRAGMA {pragma}")
-            self._open_schema()
-        except BaseException:
-            self._db.close()
-            raise
-
-    def _open_schema(self) -> None:
-        with self._transaction():
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._db.execute(statement)
-            elif version != SCHEMA_VERSION:
-                raise JournalError(f"the journal has version {version}, this program reads version {SCHEMA_VERSION}")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk can have ended it already
-                    self._db.execute("ROLLBACK")
-                raise
+        self._db = Database(path)
 
     def close(self) -> None:
         """Close the file. Nothing else may be called afterwards."""
-        with self._lock:
-            self._db.close()
+        self._db.close()
 
     # --- receiving
 
     def seen(self, sop_instance_uid: str) -> str | None:
         """SHA-256 of the data set that was stored under this UID."""
-        with self._lock:
-            row = self._db.execute(
-                "SELECT sha256 FROM instance WHERE sop_instance_uid = ?", (sop_instance_uid,)
-            ).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._db.rows("SELECT sha256 FROM instance WHERE sop_instance_uid = ?", sop_instance_uid)
+        return str(rows[0][0]) if rows else None
 
     def add(self, obj: Received) -> Literal["stored", "duplicate", "conflict"]:
         """Enter a received object; its acquisition is open (again) from now.
@@ -136,7 +72,7 @@ class Journal:
         the first stays, the second is counted aside.
         """
         now = self._clock()
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             before = self.seen(obj.sop_instance_uid)
             if before == obj.sha256:
                 return "duplicate"
@@ -155,6 +91,7 @@ class Journal:
                 "WHERE acquisition_id = ? AND state IN ('queued', 'running')",
                 (now, acquisition),
             )
+            self._drop_notice(db, acquisition, now)
             db.execute(
                 "INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?)",
                 (obj.sop_instance_uid, acquisition, obj.sha256, obj.sender, obj.header, now),
@@ -163,7 +100,7 @@ class Journal:
 
     def count(self, kind: Literal["ignored", "rejected"], reason: str, sender: str) -> None:
         """Count an object that is not taken: ignored (not for us) or rejected (unusable)."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             self._count(db, kind, reason, sender, self._clock())
 
     @staticmethod
@@ -178,20 +115,19 @@ class Journal:
 
     def receiving(self) -> list[Gathering]:
         """The acquisitions that are neither complete nor given a reason why not."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT acquisition.id, COUNT(*), json_group_array(DISTINCT sender) "
-                "FROM acquisition CROSS JOIN instance ON acquisition_id = acquisition.id "  # few are open
-                "WHERE state = 'receiving' GROUP BY acquisition.id"
-            ).fetchall()
+        rows = self._db.rows(
+            "SELECT acquisition.id, COUNT(*), json_group_array(DISTINCT sender) "
+            "FROM acquisition CROSS JOIN instance ON acquisition_id = acquisition.id "  # few are open
+            "WHERE state = 'receiving' GROUP BY acquisition.id"
+        )
         return [Gathering(id_, count, frozenset(json.loads(senders))) for id_, count, senders in rows]
 
     def headers(self, acquisition_id: int) -> list[str]:
         """The headers of an acquisition's instances, in order of arrival."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT header FROM instance WHERE acquisition_id = ? ORDER BY rowid", (acquisition_id,)
-            ).fetchall()
+        rows = self._db.rows(
+            "SELECT header FROM instance WHERE acquisition_id = ? ORDER BY rowid",
+            acquisition_id,
+        )
         return [str(header) for (header,) in rows]
 
     def complete(self, gathering: Gathering, recipe: str, derived_at: datetime) -> int | None:
@@ -201,7 +137,7 @@ class Journal:
         derivation of every run of this job.
         """
         now = self._clock()
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             if not self._unchanged(db, gathering):
                 return None
             db.execute("UPDATE acquisition SET state = 'complete', changed_at = ? WHERE id = ?", (now, gathering.id))
@@ -214,7 +150,7 @@ class Journal:
 
     def settle(self, gathering: Gathering, state: Literal["incomplete", "refused"], refusal: Refusal) -> bool:
         """The acquisition is not reconstructed, for this reason. False if an instance came meanwhile."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             if not self._unchanged(db, gathering):
                 return False
             db.execute(
@@ -237,16 +173,16 @@ class Journal:
     def lease(self) -> Job | None:
         """Take the next job that may run; from now it is running, and this attempt counts."""
         now = self._clock()
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             row = db.execute(
                 "UPDATE job SET state = 'running', attempts = attempts + 1, changed_at = ?1 WHERE id = "
                 "(SELECT id FROM job WHERE state = 'queued' AND not_before <= ?1 ORDER BY id LIMIT 1) "
-                "RETURNING id, acquisition_id, recipe, derived_at, attempts",
+                "RETURNING id, acquisition_id, recipe, derived_at, attempts, notice",
                 (now,),
             ).fetchone()
             if row is None:
                 return None
-            id_, acquisition, recipe, derived_at, attempts = row
+            id_, acquisition, recipe, derived_at, attempts, notice = row
             instances = db.execute(
                 "SELECT sha256, sender FROM instance WHERE acquisition_id = ? ORDER BY sha256", (acquisition,)
             ).fetchall()
@@ -258,13 +194,14 @@ class Journal:
             attempts,
             tuple(sha256 for sha256, _ in instances),
             frozenset(sender for _, sender in instances),
+            _NOTICE.validate_json(notice) if notice else None,
         )
 
-    def finish(self, job: Job, results: Iterable[Result], destinations: Iterable[str]) -> bool:
+    def finish(self, job: Job, results: Iterable[Result], destinations: Iterable[str], report: str = "") -> bool:
         """In one transaction: the job is done and every result is queued for every destination.
 
         An object that was queued before keeps its file and its state. False, and no change, if the job is no longer
-        running: a late instance superseded it.
+        running: a late instance superseded it. ``report`` is `node.report.Report.to_json`.
         """
         now = self._clock()
         rows = [
@@ -272,9 +209,10 @@ class Journal:
             for to in destinations
             for r in results
         ]
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             if not self._leave_running(db, job, "done", "", ""):
                 return False
+            db.execute("UPDATE job SET report = ? WHERE id = ?", (report, job.id))
             db.executemany(
                 "INSERT INTO delivery (job_id, destination, series, sop_class_uid, sop_instance_uid, path, sha256, "
                 "state, queued_at, next_try_at) VALUES (?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?) "
@@ -286,7 +224,7 @@ class Journal:
     def fail(self, job: Job, refusal: Refusal, retry_in_s: float | None) -> bool:
         """The attempt failed: queue the job again after a pause, or (None) let it rest as failed."""
         state = "failed" if retry_in_s is None else "queued"
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             if not self._leave_running(db, job, state, refusal.code, refusal.sentence):
                 return False
             db.execute("UPDATE job SET not_before = ? WHERE id = ?", (self._clock() + (retry_in_s or 0), job.id))
@@ -294,7 +232,7 @@ class Journal:
 
     def release(self, job: Job) -> bool:
         """Give a leased job back as if it had not been taken: the node stops."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             if not self._leave_running(db, job, "queued", "", ""):
                 return False
             db.execute("UPDATE job SET attempts = attempts - 1 WHERE id = ?", (job.id,))
@@ -309,19 +247,83 @@ class Journal:
 
     def recover(self) -> int:
         """Queue the jobs that were running when the node ended without a word; their number."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             return db.execute("UPDATE job SET state = 'queued' WHERE state = 'running'").rowcount
+
+    # --- pages that say why there is no QSM
+
+    def settled(self, since: float) -> list[Settled]:
+        """Studies of which an acquisition changed since then (seconds since the epoch) and that may get a page.
+
+        Nothing of them is received, queued or running; nothing was reconstructed; they have no page.
+        """
+        return self._settled("changed_at >= ?", since)
+
+    def _settled(self, which: str, parameter: float | str) -> list[Settled]:
+        rows = self._db.rows(
+            f"""
+            WITH study AS (SELECT study_uid FROM acquisition WHERE {which}),
+            part AS (
+                SELECT study_uid, changed_at, state = 'receiving' AS forbids
+                FROM acquisition WHERE study_uid IN study
+                UNION ALL
+                SELECT study_uid, job.changed_at, job.state IN ('queued', 'running', 'done')
+                       OR (notice <> '' AND job.state <> 'superseded')
+                FROM acquisition CROSS JOIN job ON acquisition_id = acquisition.id WHERE study_uid IN study)
+            SELECT study_uid, MAX(changed_at) FROM part GROUP BY study_uid HAVING NOT MAX(forbids)
+            """,
+            parameter,
+        )
+        return [Settled(*row) for row in rows]
+
+    def stopped(self, study_uid: str) -> list[Stopped]:
+        """The acquisitions of a study that were refused or failed, oldest first."""
+        rows = self._db.rows(
+            """
+            SELECT id, code, sentence FROM acquisition WHERE study_uid = ?1 AND state IN ('incomplete', 'refused')
+            UNION ALL
+            SELECT a.id, job.code, job.sentence FROM acquisition a JOIN job ON job.id =
+                (SELECT MAX(id) FROM job WHERE acquisition_id = a.id AND notice = '')
+            WHERE study_uid = ?1 AND a.state = 'complete' AND job.state = 'failed'
+            ORDER BY 1
+            """,
+            study_uid,
+        )
+        return [Stopped(id_, Refusal(code, sentence)) for id_, code, sentence in rows]
+
+    def notify(self, study: Settled, acquisition_id: int, notice: Notice, derived_at: datetime) -> int | None:
+        """Queue the job that makes the study's page from an image of this acquisition. The job's number.
+
+        None, and no change, if the study is no longer as it was settled.
+        """
+        with self._db.transaction() as db:
+            if study not in self._settled("study_uid = ?", study.study_uid):
+                return None
+            (job,) = db.execute(
+                "INSERT INTO job (acquisition_id, state, recipe, derived_at, not_before, changed_at, notice) "
+                "VALUES (?, 'queued', '', ?, 0, ?, ?) RETURNING id",
+                (acquisition_id, derived_at.isoformat(), self._clock(), _NOTICE.dump_json(notice).decode()),
+            ).fetchone()
+        return int(job)
+
+    @staticmethod
+    def _drop_notice(db: sqlite3.Connection, acquisition_id: int, now: float) -> None:
+        """The study goes on: a page that is not made yet would say what is no longer so."""
+        db.execute(
+            "UPDATE job SET state = 'superseded', changed_at = ?2 WHERE notice <> '' "
+            f"AND state IN ('queued', 'running', 'failed') AND acquisition_id IN {_SAME_STUDY}",
+            (acquisition_id, now),
+        )
 
     # --- deliveries
 
     def due(self) -> list[Delivery]:
         """What is to be sent now, oldest first."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT id, job_id, destination, series, sop_class_uid, sop_instance_uid, path, sha256, attempts, "
-                "queued_at FROM delivery WHERE state = 'pending' AND next_try_at <= ? ORDER BY id",
-                (self._clock(),),
-            ).fetchall()
+        rows = self._db.rows(
+            "SELECT id, job_id, destination, series, sop_class_uid, sop_instance_uid, path, sha256, attempts, "
+            "queued_at FROM delivery WHERE state = 'pending' AND next_try_at <= ? ORDER BY id",
+            self._clock(),
+        )
         return [Delivery(*row) for row in rows]
 
     def delivered(self, delivery: Delivery, note: str = "") -> None:
@@ -334,7 +336,7 @@ class Journal:
         self._end_attempt(delivery, state, why, retry_in_s or 0.0)
 
     def _end_attempt(self, delivery: Delivery, state: str, sentence: str, pause_s: float) -> None:
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             db.execute(
                 "UPDATE delivery SET state = ?, sentence = ?, attempts = attempts + 1, next_try_at = ? WHERE id = ?",
                 (state, sentence, self._clock() + pause_s, delivery.id),
@@ -344,6 +346,8 @@ class Journal:
 
     def retry(self, acquisition_id: int) -> str:
         """Set going again what stopped: a failed job, failed or waiting deliveries, or a judgement.
+
+        A page of the study that was not delivered is sent again, one that was not made is considered again.
 
         Returns
         -------
@@ -356,8 +360,15 @@ class Journal:
             There is no such acquisition, or nothing that could be retried.
         """
         now = self._clock()
-        newest = "(SELECT MAX(id) FROM job WHERE acquisition_id = ?)"
-        with self._transaction() as db:
+        newest = "(SELECT MAX(id) FROM job WHERE acquisition_id = ?1 AND notice = '')"
+        page = f"SELECT id FROM job WHERE notice <> '' AND acquisition_id IN {_SAME_STUDY}"
+        send = (
+            "UPDATE delivery SET state = 'pending', queued_at = ?2, next_try_at = 0 "
+            "WHERE state IN ('undeliverable', 'pending') AND job_id IN"
+        )
+        with self._db.transaction() as db:
+            self._drop_notice(db, acquisition_id, now)
+            pages = db.execute(f"{send} ({page})", (acquisition_id, now)).rowcount
             if db.execute(
                 "UPDATE acquisition SET state = 'receiving', code = '', sentence = '', changed_at = ? "
                 "WHERE id = ? AND state IN ('incomplete', 'refused')",
@@ -365,21 +376,16 @@ class Journal:
             ).rowcount:
                 return "will be judged again after the quiet time"
             if db.execute(
-                f"UPDATE job SET state = 'queued', attempts = 0, not_before = 0, changed_at = ? "
+                f"UPDATE job SET state = 'queued', attempts = 0, not_before = 0, changed_at = ?2 "
                 f"WHERE id = {newest} AND (state = 'failed' OR state = 'queued')",
-                (now, acquisition_id),
+                (acquisition_id, now),
             ).rowcount:
                 return "the reconstruction is queued again"
-            sent = db.execute(
-                f"UPDATE delivery SET state = 'pending', queued_at = ?, next_try_at = 0 "
-                f"WHERE job_id = {newest} AND state IN ('undeliverable', 'pending')",
-                (now, acquisition_id),
-            ).rowcount
-        if not sent:
-            raise JournalError(f"acquisition {acquisition_id}: does not exist, or has nothing to try again")
+            sent = pages + db.execute(f"{send} {newest}", (acquisition_id, now)).rowcount
+            if not sent:
+                raise JournalError(f"acquisition {acquisition_id}: does not exist, or has nothing to try again")
         return f"{sent} objects are sent again"
 
     def query(self, sql: str, *parameters: Any) -> list[Any]:
         """Rows of a SELECT, for those who only look."""
-        with self._lock:
-            return self._db.execute(sql, parameters).fetchall()
+        return self._db.rows(sql, *parameters)

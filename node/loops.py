@@ -25,6 +25,7 @@ from node.jobs import Worker, run_job
 from node.journal import Journal
 from node.log import get_logger, places
 from node.records import Delivery, Failed, Gathering, Job, JobOutcome, JobSpec, Result
+from node.report import Report
 from node.spool import Spool
 
 MAX_ATTEMPTS = 3
@@ -133,7 +134,8 @@ class Gatherer:
             return before
         since_s = self._monotonic()
         try:
-            verdict = judge(Header.from_json(line) for line in self._journal.headers(gathering.id))
+            headers = (Header.from_json(line) for line in self._journal.headers(gathering.id))
+            verdict = judge(headers, self._settings.site)
         except Exception as error:
             log.exception("acquisition cannot be judged", acquisition=gathering.id)
             why = Refusal("internal-error", f"please report: {type(error).__name__} at {places(error)}")
@@ -216,6 +218,8 @@ class Reconstructor:
             folder=self._settings.data_dir / folder,
             segmentation=self._settings.segmentation,
             parametric_map=self._settings.parametric_map,
+            notice=job.notice,
+            site=self._settings.site,
         )
         log.info("job started", job=job.id, acquisition=job.acquisition_id, attempt=job.attempts)
         start_s = time.monotonic()
@@ -231,7 +235,7 @@ class Reconstructor:
                 Result(r.series, r.sop_class_uid, r.sop_instance_uid, str(folder / r.path), r.sha256)
                 for r in outcome.results
             ]
-            self._finish(job, results, time.monotonic() - start_s, outcome.warnings)
+            self._finish(job, results, time.monotonic() - start_s, outcome.report)
 
     def _outcome(self, spec: JobSpec) -> JobOutcome | None:
         """What the worker says; None if it is lost."""
@@ -255,14 +259,14 @@ class Reconstructor:
             self._worker = None
         worker.kill()
 
-    def _finish(self, job: Job, results: list[Result], took_s: float, warnings: tuple[str, ...]) -> None:
+    def _finish(self, job: Job, results: list[Result], took_s: float, report: Report | None) -> None:
         destinations = self._settings.destinations(job.senders)
-        if not self._journal.finish(job, results, destinations):
+        if not self._journal.finish(job, results, destinations, report.to_json() if report else ""):
             log.info("result dropped: an image came late", job=job.id, acquisition=job.acquisition_id)
             return
         log.info(
             "job done", job=job.id, acquisition=job.acquisition_id, objects=len(results), seconds=round(took_s, 1),
-            warnings=warnings,
+            warnings=report.cautions if report else (),
         )  # fmt: skip
         if not destinations:
             log.warning("nowhere to send", job=job.id, senders=sorted(job.senders))

@@ -21,11 +21,12 @@ from node.assemble import acquisition_key
 from node.derive import DeriveOptions, write_derived
 from node.errors import Refused, Unreadable
 from node.files import read_dataset
-from node.headers import Header, read_header
-from node.load import Source, load
+from node.headers import Header, read_header, scan_name
+from node.load import Source, check_smooth, load
 from node.masks import read_mask
-from node.provenance import stage_warnings
-from node.work import why
+from node.report import Report, withhold_contradiction
+from node.site import Site
+from node.work import report_of, report_on, why
 from recon.pipeline import Result, reconstruct
 from recon.recipe import Recipe
 from recon.types import Acquisition, BoolArray, NoMask
@@ -48,15 +49,15 @@ class Outcome:
         Why, when refused or failed; what was written, when done.
     files
         What was written.
-    warnings
-        What a reader of the result should know.
+    report
+        What is known about it, when done.
     """
 
     name: str
     state: Literal["done", "refused", "failed"]
     message: str
     files: tuple[Path, ...] = ()
-    warnings: tuple[str, ...] = ()
+    report: Report | None = None
 
     def __str__(self) -> str:
         return f"{self.state:8} {self.name}: {self.message}"
@@ -76,19 +77,20 @@ def reconstruct_folder(
     mask: Path | None = None,
     options: DeriveOptions = DeriveOptions(),  # noqa: B008  a frozen value
     progress: Progress | None = None,
+    site: Site = Site(),  # noqa: B008  a frozen value
 ) -> Iterator[Outcome]:
     """Reconstruct every acquisition below ``folder`` into ``out``; one outcome each, as they come about.
 
     DICOM: ``out/series-<number>-<key>/{qsm,phase}-<instance>.dcm``. BIDS: ``out/sub-<label>/anat/``.
     `node.masks` says what a mask may be. Files that are not DICOM are passed over; damaged ones fail.
     """
-    given = _Given(recipe, mask, options, progress or _silent)
+    given = _Given(recipe, mask, options, progress or _silent, site)
     for files in bids.find(folder):
         yield _attempt(files.prefix, partial(_from_bids, files, out, given))
     groups: dict[str, list[tuple[Path, Header]]] = defaultdict(list)
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and is_dicom(p)):
         try:
-            header = read_header(read_dataset(path))
+            header = read_header(read_dataset(path), site)
         except Unreadable as error:
             yield Outcome(path.name, "failed", str(error))
             continue
@@ -99,7 +101,7 @@ def reconstruct_folder(
     for key, members in groups.items():
         paths, headers = zip(*members, strict=True)
         target = out / f"series-{min(h.series_number or 0 for h in headers)}-{key[:8]}"
-        yield _attempt(_name(headers), partial(_from_dicom, paths, target, derived_at, given))
+        yield _attempt(scan_name(headers), partial(_from_dicom, paths, target, derived_at, given))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +112,25 @@ class _Given:
     mask: Path | None
     options: DeriveOptions
     progress: Progress
+    site: Site
 
     def reconstruct(self, name: str, acquisition: Acquisition, mask: BoolArray | None) -> Result:
         return reconstruct(acquisition, self.recipe, mask, partial(self.progress, name))
+
+    def check(self, report: Report) -> None:
+        if self.site.withhold_contradictions:
+            withhold_contradiction(report)
 
     def mask_for(self, acquisition: Acquisition, source: Source | None = None) -> BoolArray | None:
         return read_mask(self.mask, acquisition.geometry, source) if self.mask else None
 
 
-_Work = Callable[[], tuple[list[Path], list[str]]]
+_Work = Callable[[], tuple[list[Path], Report]]
 
 
 def _attempt(name: str, work: _Work) -> Outcome:
     try:
-        files, warnings = work()
+        files, report = work()
     except Refused as error:
         return Outcome(name, "refused", str(error))
     except NoMask as error:
@@ -131,30 +138,30 @@ def _attempt(name: str, work: _Work) -> Outcome:
     except Exception as error:  # one acquisition must not take the others along
         return Outcome(name, "failed", why(error).sentence)
     where = files[0].parent
-    return Outcome(name, "done", f"{len(files)} files in {where}", tuple(files), tuple(warnings))
+    return Outcome(name, "done", f"{len(files)} files in {where}", tuple(files), report)
 
 
-def _from_bids(files: bids.Megre, out: Path, given: _Given) -> tuple[list[Path], list[str]]:
-    acquisition = bids.load_megre(files)
+def _from_bids(files: bids.Megre, out: Path, given: _Given) -> tuple[list[Path], Report]:
+    acquisition = bids.load_megre(files, given.site.min_echoes)
+    check_smooth(acquisition)
     result = given.reconstruct(files.prefix, acquisition, given.mask_for(acquisition))
-    return bids.write_derivatives(result, acquisition.geometry, out, files), stage_warnings(result)
+    report = report_on(acquisition, bids.scan(files), bids.CONVENTION, (), result)
+    given.check(report)
+    return bids.write_derivatives(result, report, acquisition.geometry, out, files), report
 
 
 def _from_dicom(
     paths: Sequence[Path], target: Path, derived_at: datetime, given: _Given
-) -> tuple[list[Path], list[str]]:
-    source = load(paths)
+) -> tuple[list[Path], Report]:
+    source = load(paths, given.site)
     mask = given.mask_for(source.acquisition, source)
     result = given.reconstruct(target.name, source.acquisition, mask)
     digest = hashlib.sha256(mask.tobytes()).hexdigest() if mask is not None else ""
     options = replace(given.options, supplied_mask_sha256=digest)
-    derived = write_derived(source, result, target, derived_at, options)
-    return [d.path for d in derived], [*source.warnings, *stage_warnings(result)]
-
-
-def _name(headers: Sequence[Header]) -> str:
-    series = sorted({h.series_number for h in headers if h.series_number is not None})
-    return f"series {', '.join(map(str, series)) or 'without number'} ({headers[0].protocol or 'no protocol name'})"
+    report = report_of(source, result)
+    given.check(report)
+    derived = write_derived(source, result, report, target, derived_at, options)
+    return [d.path for d in derived], report
 
 
 def _silent(_acquisition: str, _stage: str, _done: float) -> None:

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 
 from node.journal import Journal
+from node.report import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,8 @@ class Summary:
     """Where an acquisition is on its way, and why it is not further.
 
     ``state`` is receiving, incomplete, refused, queued, running, failed, done (nowhere to send), delivering,
-    delivered or undeliverable. Times are seconds since the epoch.
+    delivered or undeliverable. Times are seconds since the epoch. ``notice`` is the state of the job that makes the
+    study's page "QSM not produced"; empty where there is none.
     """
 
     id: int
@@ -30,6 +32,7 @@ class Summary:
     deliveries: int
     code: str
     sentence: str
+    notice: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +64,17 @@ def summaries(journal: Journal, acquisition_id: int | None = None) -> list[Summa
         """
         SELECT a.id, a.state, a.study_uid, a.code, a.sentence, i.senders, i.images, i.received_at,
                j.state, j.code, j.sentence, COALESCE(j.attempts, 0),
-               COALESCE(d.delivered, 0), COALESCE(d.total, 0), d.undeliverable, d.sentence
+               COALESCE(d.delivered, 0), COALESCE(d.total, 0), d.undeliverable, d.sentence, n.state
         FROM acquisition a
         JOIN (SELECT acquisition_id, COUNT(*) AS images, json_group_array(DISTINCT sender) AS senders,
                      MAX(received_at) AS received_at
               FROM instance GROUP BY acquisition_id) i ON i.acquisition_id = a.id
-        LEFT JOIN job j ON j.id = (SELECT MAX(id) FROM job WHERE acquisition_id = a.id)
+        LEFT JOIN job j ON j.id = (SELECT MAX(id) FROM job WHERE acquisition_id = a.id AND notice = '')
         LEFT JOIN (SELECT job_id, COUNT(*) AS total, SUM(state = 'delivered') AS delivered,
                           SUM(state = 'undeliverable') AS undeliverable, MAX(sentence) AS sentence
                    FROM delivery GROUP BY job_id) d ON d.job_id = j.id
+        LEFT JOIN (SELECT study_uid, job.state, MAX(job.id) FROM job JOIN acquisition b ON b.id = acquisition_id
+                   WHERE notice <> '' GROUP BY study_uid) n ON n.study_uid = a.study_uid AND n.state <> 'superseded'
         WHERE ?1 IS NULL OR a.id = ?1 ORDER BY a.id
         """,
         acquisition_id,
@@ -80,7 +85,7 @@ def summaries(journal: Journal, acquisition_id: int | None = None) -> list[Summa
 def _summary(
     id_: int, state: str, study_uid: str, code: str, sentence: str, senders: str, images: int, received_at: float,
     job_state: str | None, job_code: str, job_sentence: str, attempts: int,
-    delivered: int, total: int, undeliverable: int, delivery_sentence: str,
+    delivered: int, total: int, undeliverable: int, delivery_sentence: str, notice: str | None,
 ) -> Summary:  # fmt: skip
     if state == "complete" and job_state is not None:
         state, code, sentence = job_state, job_code, job_sentence
@@ -89,21 +94,30 @@ def _summary(
             code, sentence = "", delivery_sentence
     return Summary(
         id_, state, study_uid, tuple(sorted(json.loads(senders))), images, received_at,
-        attempts, delivered, total, code, sentence,
+        attempts, delivered, total, code, sentence, notice or "",
     )  # fmt: skip
 
 
 def deliveries(journal: Journal, acquisition_id: int) -> list[DeliveryGroup]:
-    """What became of the newest job's results."""
+    """What became of the newest job's results, and of the study's page."""
     rows = journal.query(
         """
         SELECT destination, series, state, COUNT(*), MAX(attempts), MAX(sentence) FROM delivery
-        WHERE job_id = (SELECT MAX(id) FROM job WHERE acquisition_id = ?)
+        WHERE job_id = (SELECT MAX(id) FROM job WHERE acquisition_id = ?1 AND notice = '') OR job_id IN (
+            SELECT job.id FROM job JOIN acquisition b ON b.id = acquisition_id
+            WHERE notice <> '' AND study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))
         GROUP BY destination, series, state ORDER BY destination, MIN(id)
         """,
         acquisition_id,
     )
     return [DeliveryGroup(*row) for row in rows]
+
+
+def report(journal: Journal, acquisition_id: int) -> Report | None:
+    """What is known about the newest job's results; None before there are any."""
+    (newest,) = journal.query("SELECT MAX(id) FROM job WHERE acquisition_id = ? AND notice = ''", acquisition_id)[0]
+    rows = journal.query("SELECT report FROM job WHERE id = ? AND report <> ''", newest)
+    return Report.from_json(rows[0][0]) if rows else None
 
 
 def asides(journal: Journal) -> list[Aside]:

@@ -19,6 +19,7 @@ from pydicom.uid import UID
 from node import __version__
 from node.identity import PROCESSING_EQUIPMENT, PRODUCT, derived_uid
 from node.load import Source, SourceImage
+from node.report import Report
 from recon.pipeline import Result
 from recon.recipe import Recipe, as_dict
 
@@ -34,6 +35,7 @@ class Provenance:
 
     source: Source
     result: Result
+    report: Report
     derived_at: datetime
     supplied_mask_sha256: str = ""
 
@@ -50,15 +52,26 @@ class Provenance:
         return *uids, __version__, recipe_digest(self.result.recipe), self.supplied_mask_sha256
 
     def series_number(self, offset: int) -> int:
-        """A hundred times the source's, plus an offset; the offset alone where that is no VR IS (PS3.5 6.2)."""
-        number = int(self.source.templates[0][0].get("SeriesNumber") or 0) * 100 + offset
-        return number if abs(number) < 2**31 else offset
+        """As `derived_series_number`."""
+        return derived_series_number(self.source.templates[0][0], offset)
 
     def source_images(self, k: int) -> list[Dataset]:
         """The images of slice ``k``, over echoes and components; PS3.3 C.7.6.1.1.4, purpose from CID 7202."""
         return [_source_item(image) for image in self.source.images[k]]
 
-    def chain(self) -> list[str]:
+    def series_description(self, name: str) -> str:
+        """The name of a series. A doubted sign comes first: lists of series are cut off on the right."""
+        return f"SIGN? {name}" if self.report.contradiction else name
+
+    def derivation(self, *meaning: str) -> str:
+        """DerivationDescription: a doubted sign, what the values mean, what limits them, where they come from.
+
+        What does not fit is left out at the end; it stands in ContributingEquipmentSequence and ImageComments too.
+        """
+        limits = _listed("Limited quality", self.report.limits)
+        return short_text([*filter(None, (self.report.contradiction, *meaning, limits, *self._chain()))])
+
+    def _chain(self) -> list[str]:
         """Software, version, algorithms, settings digest and input in sentences."""
         recipe = self.result.recipe
         methods = ", ".join(str(m["method"]) for m in as_dict(recipe).values() if isinstance(m, dict))
@@ -74,22 +87,30 @@ class Provenance:
     def stamp(self, ds: Dataset) -> None:
         """Equipment, times and comments: the same on every object of the derivation."""
         scanner = self.source.templates[0][0]
-        ds.Manufacturer = MANUFACTURER
-        ds.ManufacturerModelName = PRODUCT
-        ds.SoftwareVersions = __version__
-        ds.ContributingEquipmentSequence = [
-            _processing(text, self.derived_at) for text in parameters(self.result.recipe)
-        ]
-        local = _in_zone(self.derived_at, str(scanner.get("TimezoneOffsetFromUTC", "")))
-        date, time = local.strftime("%Y%m%d"), local.strftime("%H%M%S")
-        for moment in ("Series", "Content", "InstanceCreation"):
-            setattr(ds, f"{moment}Date", date)
-            setattr(ds, f"{moment}Time", time)
-        phantom = ["Phantom."] if "phantom" in str(scanner.get("ImageComments", "")).lower() else []
-        warnings = [*self.source.warnings, *stage_warnings(self.result)]
-        ds.ImageComments = " ".join(
-            [NOT_FOR_DIAGNOSIS, *phantom, *(["Warnings:", "; ".join(warnings) + "."] if warnings else [])]
-        )
+        stamp_equipment(ds, scanner, self.derived_at, parameters(self.result.recipe))
+        report = self.report
+        phantom = "Phantom." if "phantom" in str(scanner.get("ImageComments", "")).lower() else ""
+        warnings = _listed("Warnings", (*report.limits, *report.warnings))
+        ds.ImageComments = " ".join(filter(None, (report.contradiction, NOT_FOR_DIAGNOSIS, phantom, warnings)))
+
+
+def derived_series_number(source: Dataset, offset: int) -> int:
+    """A hundred times the source's, plus an offset; the offset alone where that is no VR IS (PS3.5 6.2)."""
+    number = int(source.get("SeriesNumber") or 0) * 100 + offset
+    return number if abs(number) < 2**31 else offset
+
+
+def stamp_equipment(ds: Dataset, source: Dataset, derived_at: datetime, contributions: Sequence[str]) -> None:
+    """Name this product as the equipment, what it contributed, and the time in the zone of the source's study."""
+    ds.Manufacturer = MANUFACTURER
+    ds.ManufacturerModelName = PRODUCT
+    ds.SoftwareVersions = __version__
+    ds.ContributingEquipmentSequence = [_processing(text, derived_at) for text in contributions]
+    local = in_zone(derived_at, str(source.get("TimezoneOffsetFromUTC", "")))
+    date, time = local.strftime("%Y%m%d"), local.strftime("%H%M%S")
+    for moment in ("Series", "Content", "InstanceCreation"):
+        setattr(ds, f"{moment}Date", date)
+        setattr(ds, f"{moment}Time", time)
 
 
 def code(value: str, scheme: str, meaning: str) -> Dataset:
@@ -117,11 +138,6 @@ def _call(method: dict[str, object]) -> str:
     return f"{method['method']}({arguments})"
 
 
-def stage_warnings(result: Result) -> list[str]:
-    """What the stages warn of, for a reader of the result."""
-    return [f"{trace.stage}: {warning}" for trace in result.traces for warning in trace.warnings]
-
-
 def short_text(sentences: Sequence[str]) -> str:
     """The sentences in one text that VR ST can hold, without the last ones where they do not fit."""
     kept = ""
@@ -132,7 +148,11 @@ def short_text(sentences: Sequence[str]) -> str:
     return kept
 
 
-def _in_zone(moment: datetime, offset: str) -> datetime:
+def _listed(title: str, items: Sequence[str]) -> str:
+    return f"{title}: {'; '.join(items)}." if items else ""
+
+
+def in_zone(moment: datetime, offset: str) -> datetime:
     """The moment in the time zone that the study states (PS3.3 C.12.1.1.8), or as it is where it states none."""
     try:
         return moment.astimezone(datetime.strptime(offset.strip(), "%z").tzinfo)

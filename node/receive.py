@@ -174,7 +174,7 @@ class Receiver:
         if self._journal.seen(uid) == sha256:
             return
         head = b"\0" * 128 + b"DICM" + encode_file_meta(event.file_meta)
-        header = examine(sop_class, uid, event.context.transfer_syntax, head, data)
+        header = examine(sop_class, uid, event.context.transfer_syntax, head, data, self._settings.site)
         self._spool.keep(sha256, (head, data))
         outcome = self._journal.add(
             Received(header.study_uid, acquisition_key(header), uid, sha256, sender, header.to_json())

@@ -7,6 +7,8 @@ from datetime import datetime
 from pathlib import Path
 
 from node.errors import Refusal
+from node.report import Report
+from node.site import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,41 @@ class Gathering:
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """A study that got no QSM and in which nothing happens; what changed last, and when (seconds since the epoch)."""
+
+    study_uid: str
+    changed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """An acquisition that was refused or whose reconstruction failed."""
+
+    acquisition_id: int
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a scan gave no QSM, and what to do. ``scan`` names its series, without patient data."""
+
+    scan: str
+    refusal: Refusal
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a page "QSM not produced" says; ``node`` is the AE title."""
+
+    node: str
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """A leased job with what it needs. ``sha256s`` name the objects in the spool."""
+    """A leased job with what it needs. ``sha256s`` name the objects in the spool; ``notice``: makes this page."""
 
     id: int
     acquisition_id: int
@@ -41,6 +76,7 @@ class Job:
     attempts: int
     sha256s: tuple[str, ...]
     senders: frozenset[str]
+    notice: Notice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +122,10 @@ class JobSpec:
         Where the derived objects go; made if absent.
     segmentation, parametric_map
         Whether these are written too.
+    notice
+        A page that is made instead of a reconstruction.
+    site
+        What the site decides about its scanners and scans.
     """
 
     paths: tuple[Path, ...]
@@ -94,14 +134,16 @@ class JobSpec:
     folder: Path
     segmentation: bool = False
     parametric_map: bool = False
+    notice: Notice | None = None
+    site: Site = Site()
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The derived objects, with paths relative to the job's folder, and what a reader of them should know."""
+    """The derived objects, with paths relative to the job's folder, and what is known about the reconstruction."""
 
     results: tuple[Result, ...]
-    warnings: tuple[str, ...] = ()
+    report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The node as a whole: one data folder, one listening port, three loops, one worker.
+"""The node as a whole: one data folder, one listening port, three loops (four with notices), one worker.
 
 ::
 
@@ -24,6 +24,7 @@ from node.jobs import SpawnedWorker, Worker, compile_kernels, recipe_text
 from node.journal import Journal
 from node.log import get_logger
 from node.loops import Gatherer, Loop, Outbox, Reconstructor
+from node.notices import Notifier
 from node.receive import Receiver
 from node.spool import Spool
 from node.warm import ABOUT_S, SHIPPED, Warmed, choose_cache, is_warm, kernel_cache
@@ -158,7 +159,10 @@ class Node:
         gatherer = Gatherer(self.journal, settings, self._receiver.senders, reconstruct.wake)
         gather = Loop("gather", gatherer.step, min(_TICK_S, settings.quiet_s / 4))
         self._outbox = outbox
-        self._loops = (gather, reconstruct, outbox)
+        self._loops = [gather, reconstruct, outbox]
+        if settings.notice_after_min:
+            notifier = Notifier(self.journal, settings, reconstruct.wake)
+            self._loops.append(Loop("notify", notifier.step, min(5.0, settings.notice_after_min * 15)))
 
     def _close(self) -> None:
         self.journal.close()

@@ -8,10 +8,12 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from node.overview import Aside, DeliveryGroup, Summary
+from node.report import Report
 
 _STYLES = {
     "delivered": "green",
@@ -21,7 +23,12 @@ _STYLES = {
     "failed": "bold red",
     "undeliverable": "bold red",
     "conflict": "bold red",
+    "contradiction": "bold red",
+    "met": "green",
+    "not met": "yellow",
 }
+WIDTH = 100
+"""Columns that a report fills at most."""
 
 
 def print_list(console: Console, acquisitions: Sequence[Summary], asides: Sequence[Aside]) -> None:
@@ -48,7 +55,7 @@ def print_list(console: Console, acquisitions: Sequence[Summary], asides: Sequen
             )
 
 
-def print_one(console: Console, a: Summary, deliveries: Sequence[DeliveryGroup]) -> None:
+def print_one(console: Console, a: Summary, deliveries: Sequence[DeliveryGroup], report: Report | None) -> None:
     """Everything about one acquisition."""
     lines = {
         "Acquisition": str(a.id),
@@ -58,6 +65,7 @@ def print_one(console: Console, a: Summary, deliveries: Sequence[DeliveryGroup])
         "From": ", ".join(a.senders),
         "Images": f"{a.images}, the last {_time(a.received_at)}",
         "Attempts": str(a.attempts),
+        "Notice": a.notice,
     }
     for name, value in lines.items():
         if value:
@@ -67,10 +75,45 @@ def print_one(console: Console, a: Summary, deliveries: Sequence[DeliveryGroup])
         text = f"{d.series} to {d.destination}: {d.objects} {d.state}, {d.attempts} attempts{note}"
         console.print(f"{'Delivery':<12} {text}", soft_wrap=True, markup=False, highlight=False)
 
+    if report:
+        print_report(console, report)
+
+
+def print_report(console: Console, report: Report, indent: int = 0) -> None:
+    """A report in lines of at most `WIDTH` characters; 80 do where no sentence is long."""
+    about = Table.grid(padding=(0, 1, 0, 0))
+    about.add_column(width=12)
+    about.add_column()
+    about.add_row("Convention", Text(report.convention))
+    about.add_row("Sign check", Text.assemble(_state(report.sign), *_said(report.sign_evidence)))
+    for caution in (*report.limits, *report.warnings):
+        about.add_row("Warning", Text(caution))
+    judged = [finding.met for finding in report.fitness if finding.met is not None]
+    about.add_row("Fitness", f"{sum(judged)} of {len(judged)} recommendations for QSM met")
+    findings = Table.grid(padding=(0, 1, 0, 0))
+    for finding in report.fitness:
+        met = _state({True: "met", False: "not met", None: ""}[finding.met])
+        findings.add_row(f"  {finding.rule}", Text(finding.measured), Text(finding.recommended), met)
+    for table in (about, findings):
+        console.print(Padding.indent(table, indent), width=min(console.width, WIDTH))
+
+
+def _said(sentence: str) -> list[str]:
+    return [f": {sentence}"] if sentence else []
+
 
 def as_values(acquisitions: Sequence[Summary], asides: Sequence[Aside]) -> dict[str, Any]:
     """The same for machines."""
     return {"acquisitions": [asdict(a) for a in acquisitions], "not_taken": [asdict(a) for a in asides]}
+
+
+def one_as_values(a: Summary, deliveries: Sequence[DeliveryGroup], report: Report | None) -> dict[str, Any]:
+    """The same as `print_one` for machines."""
+    return {
+        "acquisition": asdict(a),
+        "deliveries": [asdict(d) for d in deliveries],
+        "report": asdict(report) if report else None,
+    }
 
 
 def _table(*names: str) -> Table:

@@ -1,33 +1,75 @@
-"""What a worker process does with a job: load, reconstruct, write. Imported in workers alone: it brings numba along.
+"""What a worker process does with a job: load, reconstruct, write; or write a page that says why there is no QSM.
 
-Knows neither the journal nor the network nor which process it runs in.
+Imported in workers alone: it brings numba along. Knows neither journal nor network nor which process it runs in.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
+from node.capture import write_notice
 from node.derive import Derived, DeriveOptions, write_derived
 from node.errors import NodeError, Refusal, Refused, TransientError
-from node.load import load
+from node.fitness import Scan, fitness
+from node.load import Source, load
 from node.log import places
-from node.provenance import stage_warnings
 from node.recipes import from_text
 from node.records import Done, Failed, JobOutcome, JobSpec, Result
+from node.report import Report, withhold_contradiction
+from recon.pipeline import Result as Reconstruction
 from recon.pipeline import reconstruct
-from recon.types import ReconError
+from recon.types import Acquisition, ReconError
 
 
 def work(spec: JobSpec) -> JobOutcome:
     """The derived objects of a job, on disk, or why there are none."""
-    options = DeriveOptions(segmentation=spec.segmentation, parametric_map=spec.parametric_map)
     try:
-        source = load(spec.paths)
-        result = reconstruct(source.acquisition, from_text(spec.recipe))
-        derived = write_derived(source, result, spec.folder, spec.derived_at, options)
+        if spec.notice:
+            page = write_notice(spec.notice, spec.paths[0], spec.folder, spec.derived_at)
+            return Done((_result(spec, page),))
+        return _reconstruct(spec)
     except Exception as error:
         return Failed(why(error), isinstance(error, TransientError | MemoryError | OSError))
-    return Done(tuple(_result(spec, item) for item in derived), (*source.warnings, *stage_warnings(result)))
+
+
+def _reconstruct(spec: JobSpec) -> Done:
+    options = DeriveOptions(segmentation=spec.segmentation, parametric_map=spec.parametric_map)
+    source = load(spec.paths, spec.site)
+    result = reconstruct(source.acquisition, from_text(spec.recipe))
+    report = report_of(source, result)
+    if spec.site.withhold_contradictions:
+        withhold_contradiction(report)
+    derived = write_derived(source, result, report, spec.folder, spec.derived_at, options)
+    return Done(tuple(_result(spec, item) for item in derived), report)
+
+
+def report_of(source: Source, result: Reconstruction) -> Report:
+    """The report on what was reconstructed from DICOM."""
+    scan = Scan.of(source.templates[0][0])
+    return report_on(source.acquisition, scan, source.convention, source.warnings, result)
+
+
+def report_on(
+    acquisition: Acquisition, scan: Scan, convention: str, warnings: Iterable[str], result: Reconstruction
+) -> Report:
+    """The report on a reconstruction.
+
+    Parameters
+    ----------
+    acquisition, scan
+        What was reconstructed, and what its headers say about it.
+    convention, warnings
+        Of the loader.
+    result
+        What came out.
+    """
+    of_stages = (f"{trace.stage}: {warning}" for trace in result.traces for warning in trace.warnings)
+    return Report(
+        convention=convention,
+        warnings=(*warnings, *of_stages),
+        fitness=fitness(acquisition.te_s, acquisition.f0_mhz, acquisition.geometry.voxel_mm, scan),
+    )
 
 
 def _result(spec: JobSpec, item: Derived) -> Result:

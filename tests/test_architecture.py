@@ -19,6 +19,7 @@ PURE_STDLIB = {
     "__future__", "abc", "collections", "copy", "dataclasses", "enum", "functools", "heapq", "itertools",
     "math", "operator", "types", "typing",
 }  # fmt: skip
+IMPORTED_AS = {"pillow": "PIL"}
 IMPURE_CALLS = {"open", "print", "input"}
 
 
@@ -84,6 +85,7 @@ def test_every_import_is_declared() -> None:
     """A module imports the standard library, ourselves or a dependency that pyproject.toml names."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     declared = {re.split(r"[^A-Za-z0-9_.-]", line)[0].replace("-", "_") for line in project["dependencies"]}
+    declared |= {IMPORTED_AS.get(name, name) for name in declared}
     wrong = {
         str(path.relative_to(ROOT)): unknown
         for package in OURS

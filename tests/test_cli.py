@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,11 +17,18 @@ import pydicom
 import pytest
 from typer.testing import CliRunner
 
-from node import cli, loopback, warm
+from node import cli, loopback, offline, warm
 from node.errors import Refusal
+from node.fitness import Scan, fitness
 from node.journal import Journal
 from node.records import Received, Result
+from node.report import Report
 
+REPORT = Report(
+    "siemens; magnitude and phase; stored phase rises with the field",
+    ("mask: check it",),
+    fitness((0.005, 0.04), 127.7, (1.0, 1.0, 1.0), Scan("3D", 50.0, 20.0)),
+)
 COMMAND = [sys.executable, "-c", "from node.cli import main; main()"]
 
 
@@ -58,7 +66,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
         journal.complete(gathering, "default", datetime.now(UTC))
     job = journal.lease()
     assert job is not None
-    journal.finish(job, [Result("qsm", "1.2", "7.7", "p", "s")], ("pacs",))
+    journal.finish(job, [Result("qsm", "1.2", "7.7", "p", "s")], ("pacs",), REPORT.to_json())
     journal.delivered(journal.due()[0])
     job = journal.lease()
     assert job is not None
@@ -131,6 +139,30 @@ def test_one_job_is_shown_whole(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("journal")
+def test_one_job_is_shown_with_the_report_on_its_reconstruction(run: Run) -> None:
+    shown = run("jobs", "show", 1)[1]
+    assert max(map(len, shown.splitlines())) <= 100
+    words = {" ".join(line.split()) for line in shown.splitlines()}
+    assert {
+        "Convention siemens; magnitude and phase; stored phase rises with the field",
+        "Sign check not checked",
+        "Warning two echoes instead of 3 or more",
+        "Warning mask: check it",
+        "Fitness 7 of 8 recommendations for QSM met",
+        "echoes 2 3 or more not met",
+    } <= words
+    assert "Fitness" not in run("jobs", "show", 2)[1]
+
+
+@pytest.mark.usefixtures("journal")
+def test_one_job_for_machines(run: Run) -> None:
+    told = json.loads(run("jobs", "show", 1, "--json")[1])
+    assert (told["acquisition"]["state"], told["deliveries"][0]["destination"]) == ("delivered", "pacs")
+    assert Report.from_json(json.dumps(told["report"])) == REPORT
+    assert json.loads(run("jobs", "show", 3, "--json")[1])["report"] is None
+
+
+@pytest.mark.usefixtures("journal")
 def test_what_stopped_is_set_going_again(run: Run) -> None:
     assert run("jobs", "retry", 2) == (0, "the reconstruction is queued again\n")
     assert run("jobs", "retry", 3) == (0, "will be judged again after the quiet time\n")
@@ -162,6 +194,28 @@ def test_a_folder_is_reconstructed(run: Run, tiny_study: list[Path], tmp_path: P
     classes = [pydicom.dcmread(path).SOPClassUID.name for path in sorted((tmp_path / "out").rglob("*.dcm"))]
     assert classes.count("MR Image Storage") == 32
     assert classes.count("Segmentation Storage") == 1
+    words = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "Convention siemens; magnitude and phase; stored phase rises with the field" in words
+    assert "flip angle 20 degrees 14 to 20 degrees (Ernst angle) met" in words
+    assert max(map(len, shown.splitlines()[1:])) <= 100
+    told = json.loads(run("reconstruct", tiny_study[0].parent.parent, "-o", tmp_path / "out", "--json")[1])
+    assert told[0]["report"]["convention"] == "siemens; magnitude and phase; stored phase rises with the field"
+    assert len(told[0]["report"]["fitness"]) == 10
+
+
+def test_a_contradicted_sign_is_refused_or_marked(
+    run: Run, tiny_study: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = offline.report_of
+    monkeypatch.setattr(offline, "report_of", lambda *of_what: replace(of(*of_what), sign="contradiction"))
+    arguments = ("reconstruct", tiny_study[0].parent.parent, "-o", tmp_path / "out")
+    code, shown = run(*arguments)
+    assert (code, "sign-contradiction: " in shown) == (3, True)
+    assert not list(tmp_path.rglob("*.dcm"))
+    monkeypatch.setenv("QSM_NODE_WITHHOLD_CONTRADICTIONS", "false")
+    code, shown = run(*arguments)
+    assert (code, "Sign check contradiction" in " ".join(shown.split())) == (0, True)
+    assert {pydicom.dcmread(path).SeriesDescription[:6] for path in tmp_path.rglob("*.dcm")} == {"SIGN? "}
 
 
 def test_the_first_reconstruction_compiles_and_says_so(

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from node.config import RECIPE_NAMES, ConfigError, load
+from node.site import Site
+from node.vendors.stated import Stated
 
 GOOD = """
 ae_title = "QSM1"
@@ -52,6 +54,26 @@ def test_file_then_environment(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> N
     settings = load(toml(GOOD))
     assert (settings.ae_title, settings.port, settings.quiet_s) == ("QSM1", 11113, 30.0)
     assert (settings.peers["pacs"].host, settings.peers["pacs"].port) == ("10.9.9.9", 104)
+
+
+def test_a_site_states_the_sign_of_a_scanner(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
+    uih = '[scanners.uih]\nmanufacturer = "UIH"\nphase_sign = -1\nphase_turn = 8192\n'
+    monkeypatch.setenv("QSM_NODE_SCANNERS__UIH__CHOPPER", "true")
+    monkeypatch.setenv("QSM_NODE_MIN_ECHOES", "3")
+    site = load(toml(GOOD + uih)).site
+    assert site == Site((Stated("UIH", -1, 8192.0, chopper=True),), min_echoes=3)
+    convention = site.convention_of("uih healthcare")
+    assert convention is not None
+    assert (convention.phase_sign, convention.stated) == (-1, True)
+    monkeypatch.setenv("QSM_NODE_SCANNERS__UIH__PHASE_SIGN", "2")
+    with pytest.raises(ConfigError, match=r"scanners.uih.phase_sign: must be 1 or -1"):
+        load(toml(GOOD + uih))
+
+
+def test_a_variable_that_no_setting_reads_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QSM_NODE_QUIET", "30")
+    with pytest.raises(ConfigError, match="QSM_NODE_QUIET: there is no such setting"):
+        load()
 
 
 def test_results_go_back_to_the_sender_or_where_the_site_says(toml: Toml) -> None:

@@ -22,6 +22,7 @@ from node.headers import read_header
 from node.inherit import INHERITED
 from node.load import load
 from node.provenance import SHORT_TEXT, parameters
+from node.work import report_of
 from phantoms.anatomy import head
 from phantoms.protocol import SMALL_PROTOCOL, Protocol
 from phantoms.scanner import Vendor, write_dicom
@@ -30,6 +31,7 @@ from recon.inversion.tv import NonlinearTv
 from recon.pipeline import Result
 from recon.recipe import Recipe
 from recon.reference import RegionValue
+from recon.signcheck import SignCheck
 from recon.types import ChiMap, FieldMap, LocalField, Trace
 
 AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -68,8 +70,14 @@ def result_of(acquisition, recipe=None, warnings=()):
         acquisition.te_s[-1],
         recipe or Recipe(),
         (Trace("mask", "automatic", warnings=tuple(warnings)),),
+        SignCheck("no evidence", (), "not looked for"),
         (RegionValue("whole brain", 0.0, 0.0312, 9000), RegionValue("fluid", 0.0118, 0.0085, 300)),
     )
+
+
+def derive(source, result, *options):
+    """Everything derived from a result and the report on it."""
+    return write_derived(source, result, report_of(source, result), *options)
 
 
 def phantom_files(acquisition, folder):
@@ -94,7 +102,7 @@ def derived(sent, tmp_path_factory):
     _, source = sent
     result = result_of(source.acquisition, warnings=["touches the scalp"])
     options = DeriveOptions(segmentation=True, parametric_map=True)
-    return write_derived(source, result, tmp_path_factory.mktemp("derived"), AT, options), result
+    return derive(source, result, tmp_path_factory.mktemp("derived"), AT, options), result
 
 
 def series(derived, name):
@@ -178,11 +186,11 @@ def test_every_parameter_is_named_and_fits():
 def test_identifiers_are_a_function_of_source_recipe_and_mask(sent, derived, tmp_path):
     _, source = sent
     items, result = derived
-    again = write_derived(source, result, tmp_path / "a", AT, DeriveOptions(True, True))
-    later = write_derived(source, result, tmp_path / "b", AT.replace(hour=9), DeriveOptions(True, True))
+    again = derive(source, result, tmp_path / "a", AT, DeriveOptions(True, True))
+    later = derive(source, result, tmp_path / "b", AT.replace(hour=9), DeriveOptions(True, True))
     other = result_of(source.acquisition, replace(Recipe(), inversion=NonlinearTv(alpha_ppm=7.7e-4)))
-    changed = write_derived(source, other, tmp_path / "c", AT, DeriveOptions(True, True))
-    masked = write_derived(source, result, tmp_path / "d", AT, DeriveOptions(True, True, "abc"))
+    changed = derive(source, other, tmp_path / "c", AT, DeriveOptions(True, True))
+    masked = derive(source, result, tmp_path / "d", AT, DeriveOptions(True, True, "abc"))
     uids = [[item.sop_instance_uid for item in written] for written in (items, again, later, changed, masked)]
     assert uids[0] == uids[1] == uids[2]
     assert len({uid for of_run in (uids[0], uids[3], uids[4]) for uid in of_run}) == 3 * len(items)
@@ -194,7 +202,7 @@ def test_identifiers_are_a_function_of_source_recipe_and_mask(sent, derived, tmp
 def test_a_second_process_would_write_the_same_bytes(sent, derived, tmp_path):
     paths, _ = sent
     items, result = derived
-    fresh = write_derived(load(reversed(paths)), result, tmp_path, AT, DeriveOptions(True, True))
+    fresh = derive(load(reversed(paths)), result, tmp_path, AT, DeriveOptions(True, True))
     assert [(item.sha256, item.path.name) for item in fresh] == [(item.sha256, item.path.name) for item in items]
     assert {path.name for path in tmp_path.iterdir()} == {item.path.name for item in items}
 
@@ -265,7 +273,7 @@ def test_names_keep_their_bytes(dicom_sets, tmp_path, charset, name):
     for ds in images:
         ds.SpecificCharacterSet, ds.PatientName = charset, name
     source = load(dicom_sets.write(images, tmp_path / "in"))
-    written = write_derived(source, result_of(source.acquisition), tmp_path / "out", AT)
+    written = derive(source, result_of(source.acquisition), tmp_path / "out", AT)
     before = dcmread(tmp_path / "in" / "00000.dcm").get_item("PatientName").value
     for item in written:
         assert dcmread(item.path).get_item("PatientName").value == before
@@ -280,7 +288,7 @@ def test_every_vendor_conforms(dicom_sets, tmp_path, writer):
         ds.PatientName, ds.EchoTrainLength = "A^B", 2
         ds.ScanOptions = ds.get("ScanOptions", "") or "FC"
     source = load(dicom_sets.write(images, tmp_path / "in"))
-    written = write_derived(source, result_of(source.acquisition), tmp_path / "out", AT)
+    written = derive(source, result_of(source.acquisition), tmp_path / "out", AT)
     for item in (written[0], written[20], written[-1]):
         assert complaints(item.path) == set()
         frames = {"ReferencedFrameNumber" in ref for ref in dcmread(item.path).SourceImageSequence}
@@ -291,7 +299,7 @@ def test_every_vendor_conforms(dicom_sets, tmp_path, writer):
 def test_what_enhanced_objects_lack_is_derived_and_frames_are_named(tmp_path, vendor):
     protocol = Protocol((18, 16, 16), (12.0, 13.0, 10.0), te_s=(0.003, 0.008), tr_s=0.05, flip_deg=20.0)
     source = load(write_dicom(simulate(head(101), protocol, 1), tmp_path / "in", vendor))
-    written = write_derived(source, result_of(source.acquisition), tmp_path / "out", AT)
+    written = derive(source, result_of(source.acquisition), tmp_path / "out", AT)
     for k, item in enumerate(written[:16]):
         ds = dcmread(item.path)
         assert (ds.ScanningSequence, ds.SequenceVariant) == ("GR", "SP")
@@ -307,7 +315,7 @@ def test_what_enhanced_objects_lack_is_derived_and_frames_are_named(tmp_path, ve
 def test_real_sources_give_no_errors_and_no_new_warnings(vendor_data, dicom_sets, tmp_path, case):
     paths = dicom_sets.dicom_files(vendor_data / case)
     source = load(paths)
-    written = write_derived(source, result_of(source.acquisition), tmp_path, AT, DeriveOptions(True, True))
+    written = derive(source, result_of(source.acquisition), tmp_path, AT, DeriveOptions(True, True))
     given_by_source = complaints(paths[0])
     for item in (written[0], written[len(written) // 2], *written[-2:]):
         mine = complaints(item.path)
@@ -319,7 +327,7 @@ def test_values_beyond_int16_are_clipped_and_said(sent, tmp_path):
     _, source = sent
     result = result_of(source.acquisition)
     result.chi.chi_ppm[3, 3, 3], result.chi.chi_ppm[4, 4, 4] = 40, -40
-    for item in write_derived(source, result, tmp_path, AT):
+    for item in derive(source, result, tmp_path, AT):
         if item.series == "qsm":
             assert "2 voxels lie outside -32768 to 32767 ppb" in dcmread(item.path).DerivationDescription
 
@@ -336,7 +344,7 @@ def test_what_is_not_finite_is_not_written(sent, tmp_path):
     result = result_of(source.acquisition)
     result.chi.chi_ppm[3, 3, 3] = np.nan
     with pytest.raises(PermanentError, match="not finite"):
-        write_derived(source, result, tmp_path, AT)
+        derive(source, result, tmp_path, AT)
     assert not list(tmp_path.iterdir())
 
 

@@ -21,8 +21,9 @@ from node.errors import Refusal
 from node.jobs import InlineWorker, SpawnedWorker, run_job
 from node.journal import Journal
 from node.loops import MAX_ATTEMPTS, RETRY_AFTER_S, Reconstructor
-from node.overview import Summary, summaries
+from node.overview import Summary, report, summaries
 from node.records import Done, Failed, JobOutcome, JobSpec, Received, Result
+from node.report import Report
 from node.spool import Spool
 
 DERIVED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -252,11 +253,12 @@ def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 
 MakeBench = Callable[..., Bench]
 TRANSIENT = Failed(Refusal("out-of-memory", "too much"), transient=True)
+DONE = Done((RESULT,), Report("siemens", ("two echoes",)))
 PERMANENT = Failed(Refusal("no-mask", "no brain was found"), transient=False)
 
 
 def test_results_are_queued_for_the_sender_below_the_data_folder(bench: MakeBench, tmp_path: Path) -> None:
-    b = bench(Done((RESULT,)))
+    b = bench(DONE)
     b.loop.step()
     (delivery,) = b.journal.due()
     assert (delivery.destination, delivery.path) == ("pacs", "results/job-000001/qsm-0001.dcm")
@@ -264,11 +266,12 @@ def test_results_are_queued_for_the_sender_below_the_data_folder(bench: MakeBenc
     assert spec.paths == (tmp_path / "spool" / "sha1.dcm", tmp_path / "spool" / "sha2.dcm")
     assert spec.derived_at == DERIVED_AT
     assert spec.folder == tmp_path / "results" / "job-000001"
+    assert report(b.journal, 1) == DONE.report
     assert b.summary.state == "delivering"
 
 
 def test_without_a_destination_the_result_stays_and_is_called_done(bench: MakeBench) -> None:
-    b = bench(Done((RESULT,)), reachable=False)
+    b = bench(DONE, reachable=False)
     b.loop.step()
     assert b.summary.state == "done"
 
@@ -293,7 +296,7 @@ def test_a_transient_failure_waits_and_is_tried_three_times(bench: MakeBench) ->
 
 
 def test_a_lost_worker_is_replaced_and_the_job_done_in_the_next_attempt(bench: MakeBench) -> None:
-    b = bench(BrokenExecutor("killed"), Done((RESULT,)))
+    b = bench(BrokenExecutor("killed"), DONE)
     b.loop.step()
     assert (b.summary.state, b.summary.code) == ("queued", "worker-lost")
     b.clock.now += RETRY_AFTER_S
@@ -302,7 +305,7 @@ def test_a_lost_worker_is_replaced_and_the_job_done_in_the_next_attempt(bench: M
 
 
 def test_a_job_that_always_kills_its_worker_ends_failed_and_the_next_one_runs(bench: MakeBench) -> None:
-    b = bench(*[BrokenExecutor("killed")] * MAX_ATTEMPTS, Done((RESULT,)))
+    b = bench(*[BrokenExecutor("killed")] * MAX_ATTEMPTS, DONE)
     for _ in range(MAX_ATTEMPTS):
         b.loop.step()
         b.clock.now += 100
@@ -351,7 +354,7 @@ def test_stopping_gives_the_job_back_without_counting_the_attempt(bench: MakeBen
 
 
 def test_a_bookkeeping_error_does_not_lose_the_job(bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    b = bench(Done((RESULT,)), Done((RESULT,)))
+    b = bench(DONE, DONE)
 
     def full(*_: object) -> bool:
         raise OSError(28, "No space left on device")

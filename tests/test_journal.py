@@ -19,10 +19,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from node.errors import Refusal
 from node.journal import Journal, JournalError
 from node.overview import asides, deliveries, summaries
-from node.records import Gathering, Job, Received, Result
+from node.records import Gathering, Job, Notice, Reason, Received, Result
 
 DERIVED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 WHY = Refusal("incomplete", "echo 4: 71 of 72 phase slices")
+PAGE = Notice("QSMNODE", (Reason("series 5 (qsm)", WHY, "Send it again."),))
 
 
 class Clock:
@@ -80,6 +81,7 @@ class Agreement(RuleBasedStateMachine):
         self.conflicts = 0
         self.ignored = 0
         self.job_count = 0
+        self.page: ModelJob | None = None
         self.leased: dict[int, Job] = {}
 
     @initialize()
@@ -91,8 +93,13 @@ class Agreement(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def model_jobs(self, state: str) -> list[ModelJob]:
-        jobs = [job for a in self.acquisitions.values() for job in a.jobs if job.state == state]
-        return sorted(jobs, key=lambda job: job.id)
+        jobs = [job for a in self.acquisitions.values() for job in a.jobs]
+        jobs += [self.page] if self.page else []
+        return sorted((job for job in jobs if job.state == state), key=lambda job: job.id)
+
+    def drop_page(self) -> None:
+        if self.page and self.page.state in {"queued", "running", "failed"}:
+            self.page = None
 
     def gathering(self, key: str, instances: int | None = None) -> Gathering:
         model = self.acquisitions[key]
@@ -118,6 +125,31 @@ class Agreement(RuleBasedStateMachine):
             for job in model.jobs:
                 if job.state in {"queued", "running"}:
                     job.state = "superseded"
+            self.drop_page()
+
+    @rule()
+    def a_study_is_refused_and_gets_a_page(self) -> None:
+        for key, model in self.acquisitions.items():
+            if model.state == "receiving":
+                assert self.journal.settle(self.gathering(key), "incomplete", WHY)
+                model.state, model.sentence = "incomplete", WHY.sentence
+        jobs = [job for a in self.acquisitions.values() for job in a.jobs]
+        expected = (
+            bool(self.acquisitions)
+            and all(a.state != "receiving" for a in self.acquisitions.values())
+            and not {job.state for job in jobs} & {"queued", "running", "done"}
+            and self.page is None
+        )
+        settled = self.journal.settled(0.0)
+        assert [study.study_uid for study in settled] == ["1.2.3"] * expected
+        stopped = {s.acquisition_id for s in self.journal.stopped("1.2.3")}
+        wrong = {"incomplete"} if not expected else {"incomplete", "complete"}
+        assert stopped >= {n for n, a in enumerate(self.acquisitions.values(), start=1) if a.state in wrong}
+        for study in settled:
+            assert self.journal.notify(study, min(stopped), PAGE, DERIVED_AT) is not None
+            assert self.journal.notify(study, min(stopped), PAGE, DERIVED_AT) is None
+            self.job_count += 1
+            self.page = ModelJob(self.job_count)
 
     @rule()
     def an_object_is_ignored(self) -> None:
@@ -153,7 +185,9 @@ class Agreement(RuleBasedStateMachine):
             ready[0].attempts += 1
             assert job.attempts == ready[0].attempts
             assert job.derived_at == DERIVED_AT
-            owner = next(a for a in self.acquisitions.values() if ready[0] in a.jobs)
+            assert job.notice == (PAGE if ready[0] is self.page else None)
+            owner = list(self.acquisitions.values())[job.acquisition_id - 1]
+            assert ready[0] is self.page or ready[0] in owner.jobs
             assert job.sha256s == tuple(sorted(owner.instances.values()))
             self.leased[job.id] = job
 
@@ -163,9 +197,11 @@ class Agreement(RuleBasedStateMachine):
             return
         id_ = sorted(self.leased)[pick % len(self.leased)]
         job = self.leased.pop(id_)
-        model = next(j for a in self.acquisitions.values() for j in a.jobs if j.id == id_)
+        jobs = [j for a in self.acquisitions.values() for j in a.jobs] + [self.page or ModelJob(0)]
+        model = next((j for j in jobs if j.id == id_), ModelJob(id_, "superseded"))
         running = model.state == "running"
-        results = [result(f"{job.acquisition_id}.{len(job.sha256s)}.{n}") for n in range(2)]
+        kind = "page" if job.notice else "map"
+        results = [result(f"{kind}.{job.acquisition_id}.{len(job.sha256s)}.{n}") for n in range(2)]
         if how == "finish":
             assert self.journal.finish(job, results, ("pacs", "archive")) == running
         elif how == "release":
@@ -211,11 +247,10 @@ class Agreement(RuleBasedStateMachine):
         if model is None:
             return
         newest = model.jobs[-1] if model.jobs else None
-        waiting = [
-            d
-            for d in self.deliveries.values()
-            if newest and d.job == newest.id and d.state in {"pending", "undeliverable"}
-        ]
+        page = self.page.id if self.page else 0
+        stuck = [d for d in self.deliveries.values() if d.state in {"pending", "undeliverable"}]
+        pages = [d for d in stuck if d.job == page]
+        waiting = pages + [d for d in stuck if newest and d.job == newest.id]
         number = list(self.acquisitions).index(key) + 1
         if model.state in {"incomplete", "refused"}:
             assert "judged again" in self.journal.retry(number)
@@ -225,11 +260,14 @@ class Agreement(RuleBasedStateMachine):
             newest.state, newest.attempts, newest.not_before = "queued", 0, 0.0
         elif waiting:
             assert self.journal.retry(number) == f"{len(waiting)} objects are sent again"
-            for delivery in waiting:
-                delivery.state, delivery.next_try_at = "pending", 0.0
+            pages = waiting
         else:
             with pytest.raises(JournalError, match="nothing to try again"):
                 self.journal.retry(number)
+            return
+        self.drop_page()
+        for delivery in pages:
+            delivery.state, delivery.next_try_at = "pending", 0.0
 
     @rule(seconds=st.sampled_from((1.0, 10.0)))
     def time_passes(self, seconds: float) -> None:
@@ -270,6 +308,7 @@ class Agreement(RuleBasedStateMachine):
                         else "delivered" if states == {"delivered"} else "delivering"
                     )  # fmt: skip
             assert seen[number].state == expected
+            assert seen[number].notice == (self.page.state if self.page else "")
             assert seen[number].images == len(model.instances)
             assert seen[number].attempts == (job.attempts if job else 0)
             assert seen[number].deliveries == len(mine)

@@ -16,7 +16,7 @@ from pydicom import dcmread
 from node import bids
 from node.derive import DeriveOptions
 from node.errors import PermanentError, Refused, Unreadable
-from node.load import load
+from node.fitness import Scan
 from node.masks import read_mask
 from node.offline import exit_code, reconstruct_folder
 from phantoms.bids import ras_affine, write_bids
@@ -92,11 +92,22 @@ def test_bids_gives_maps_on_the_input_grid(scan, raw, brain, mask_file, tmp_path
         sidecar = json.loads((anat / f"sub-p_{suffix}.json").read_text())
         assert sidecar["Units"] == unit
         assert len(sidecar["Sources"]) == 6
+        assert sidecar["Warnings"] == list(outcome.report.cautions)
     assert json.loads((tmp_path / "dataset_description.json").read_text())["DatasetType"] == "derivative"
     stages = json.loads((anat / "sub-p_Chimap.json").read_text())["Stages"]
     assert [stage["stage"] for stage in stages] == [trace.stage for trace in expected.traces]
     assert stages[-2]["iterations"] == expected.traces[-2].iterations > 0
     assert set(outcome.files) == {path for path in anat.iterdir() if path.suffix == ".gz"}
+
+
+def test_bids_sidecars_state_the_sequence(raw, tmp_path):
+    (files,) = bids.find(raw)
+    assert bids.scan(files) == Scan("3D", 57.0, 20.0)
+    shutil.copytree(raw / "sub-p", tmp_path / "sub-p")
+    (files,) = bids.find(tmp_path)
+    edit(files.phase[1].parent, "FlipAngle", "twenty")
+    edit(files.phase[1].parent, "PixelBandwidth", 300)
+    assert bids.scan(files) == Scan("3D", 57.0, None, 300.0)
 
 
 def test_sessions_and_runs_keep_their_names(raw, mask_file, tmp_path):
@@ -114,7 +125,6 @@ def test_sessions_and_runs_keep_their_names(raw, mask_file, tmp_path):
     [
         (lambda anat: [p.unlink() for p in anat.glob("*part-phase*")], "no-phase"),
         (lambda anat: [p.unlink() for p in anat.glob("*echo-2_part-mag*")], "incomplete"),
-        (lambda anat: [p.unlink() for p in anat.glob("*echo-[23]_*")], "single-echo"),
         (lambda anat: edit(anat, "EchoTime", None), "missing-metadata"),
         (lambda anat: scaled(anat, 0.4), "suspect-phase"),
         (lambda anat: scaled(anat, 1000), "suspect-phase"),
@@ -126,6 +136,24 @@ def test_bids_that_is_not_whole_is_refused(raw, tmp_path, damage, code):
     with pytest.raises(Refused) as refused:
         bids.load_megre(bids.find(tmp_path)[0])
     assert refused.value.refusal.code == code
+
+
+def test_filtered_bids_is_refused(scan, raw, tmp_path):
+    shutil.copytree(raw / "sub-p", tmp_path / "in" / "sub-p")
+    flat = np.random.default_rng(0).normal(0, 0.05, scan.magnitude.shape[1:])
+    flat[0, 0, :2] = -3.1, 3.1
+    for path in (tmp_path / "in").rglob("*part-phase*.nii*"):
+        nib.save(nib.Nifti1Image(flat.astype(np.float32), ras_affine(scan.geometry)), path)
+    (outcome,) = outcomes(tmp_path / "in", tmp_path / "out")
+    assert outcome.state == "refused"
+    assert outcome.message.startswith("filtered-phase: phase of the echo at")
+
+
+def test_a_site_says_how_few_bids_echoes_will_do(raw):
+    files = bids.find(raw)[0]
+    assert bids.load_megre(files, min_echoes=3).magnitude.shape[0] == 3
+    with pytest.raises(Refused, match="too-few-echoes: 3 echoes; this site asks for at least 4"):
+        bids.load_megre(files, min_echoes=4)
 
 
 def edit(anat: Path, key: str, value: object) -> None:
@@ -210,26 +238,3 @@ def test_a_mask_elsewhere_fails_with_its_name(dicom_sets, scan, brain, tmp_path)
     (outcome,) = outcomes(tmp_path / "in", tmp_path / "out", mask=wrong)
     assert outcome.state == "failed"
     assert outcome.message.startswith("wrong.nii does not lie on the grid")
-
-
-def test_real_head_has_bright_iron(vendor_data, tmp_path):
-    (outcome,) = outcomes(vendor_data / "philips-classic-2echo-head", tmp_path)
-    assert outcome.state == "done"
-    images = [dcmread(path) for path in outcome.files if path.name.startswith("qsm")]
-    images.sort(key=lambda ds: ds.ImagePositionPatient[2])
-    ppb = np.stack([ds.pixel_array for ds in images])
-    level = np.median(ppb[28][ppb[28] != 0])
-    for left in (31, 44):  # lentiform nuclei
-        assert np.median(ppb[28, 35:42, left : left + 5]) > level + 60
-
-
-def test_real_ge_scan_is_reconstructed(vendor_data, dicom_sets, tmp_path):
-    case = vendor_data / "ge-3d-2echo-mag-real-imag"
-    acquisition = load(dicom_sets.dicom_files(case)).acquisition
-    liver = np.zeros(acquisition.geometry.shape, np.uint8)
-    liver[50:100, 70:115, 3:13] = 1
-    mask = save(liver, ras_affine(acquisition.geometry), tmp_path / "liver.nii")
-    (outcome,) = outcomes(case, tmp_path, mask=mask)
-    assert outcome.state == "done"
-    assert len(outcome.files) == 32
-    assert any("zero-filled" in warning for warning in outcome.warnings)

@@ -19,6 +19,7 @@ from node.assemble import acquisition_key, judge
 from node.derive import write_derived
 from node.headers import read_header
 from node.load import load
+from node.work import report_of
 from phantoms.anatomy import head
 from phantoms.lesions import Lesion
 from phantoms.protocol import SMALL_PROTOCOL
@@ -113,7 +114,7 @@ def test_lesions_keep_their_sign_from_files_to_files(
     result = reconstruct(source.acquisition, Recipe(), mask=phantom.brain)
     chi_ppb = np.zeros(phantom.chi_ppm.shape)
     to_index = np.linalg.inv(phantom.acquisition.geometry.affine_mm)
-    for item in write_derived(source, result, tmp_path, datetime(2026, 1, 1, tzinfo=UTC)):
+    for item in write_derived(source, result, report_of(source, result), tmp_path, datetime(2026, 1, 1, tzinfo=UTC)):
         ds = pydicom.dcmread(item.path)
         if item.series == "qsm":
             chi_ppb[:, :, round((to_index @ [*map(float, ds.ImagePositionPatient), 1])[2])] = ds.pixel_array.T

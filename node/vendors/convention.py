@@ -10,10 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import VR
 
 from node.errors import Refusal
@@ -77,6 +80,8 @@ class Convention:
     radians_per_unit
         Factor from rescaled phase to radians, given the lowest and highest rescaled value over all phase
         images of the acquisition.
+    stated
+        Whether sign and scale are what the site states, not what was verified.
     """
 
     name: str
@@ -89,19 +94,36 @@ class Convention:
     scan: Callable[[Dataset], str]
     rescale: Callable[[Dataset, Component], Rescale]
     radians_per_unit: Callable[[float, float], float]
+    stated: bool = False
 
 
 def text(ds: Dataset, tag: str | tuple[int, int]) -> str:
     """The element as text without padding, several values joined by a backslash; empty where absent."""
-    item = ds.get_item(tag) if tag in ds else None
-    if isinstance(item, RawDataElement) and item.VR in _ASCII and item.value is not None:
+    known, vr = _known(tag)
+    item = ds.get_item(known)
+    if isinstance(item, RawDataElement) and (item.VR or vr) in _ASCII and item.value is not None:
         return _joined(item.value.decode("ascii", "replace").split("\\"))
-    value = None if item is None else ds[tag].value
+    value = None if item is None else _decoded(ds, known)
     if value is None:
         return ""
     if isinstance(value, bytes):
         value = value.decode("latin-1")
     return _joined([value] if isinstance(value, str) or not hasattr(value, "__iter__") else value)
+
+
+@cache
+def _known(tag: str | tuple[int, int]) -> tuple[BaseTag, str]:
+    """The tag, and its VR where the dictionary has one: what implicit VR leaves to the reader."""
+    known = Tag(tag)
+    return known, dictionary_VR(known) if dictionary_has_tag(known) else ""
+
+
+def _decoded(ds: Dataset, tag: BaseTag) -> Any:
+    """The element's value; None where its bytes do not make one."""
+    try:
+        return ds[tag].value
+    except Exception:  # pydicom decodes on access, and raises nearly anything on nonsense
+        return None
 
 
 def _joined(parts: Iterable[object]) -> str:
@@ -113,7 +135,8 @@ def number(ds: Dataset, tag: str | tuple[int, int]) -> float | None:
 
     Implicit VR leaves unknown private elements as bytes: two bytes are read as SS, four as SL, little endian.
     """
-    raw = ds[tag].value if isinstance(tag, tuple) and tag in ds else None
+    known, _ = _known(tag)
+    raw = _decoded(ds, known) if known.is_private and known in ds else None
     if isinstance(raw, bytes) and len(raw) in {2, 4} and not raw.strip(b" \0").isdigit():
         return float(int.from_bytes(raw, "little", signed=True))
     try:

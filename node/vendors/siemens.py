@@ -37,7 +37,10 @@ def _refusal(ds: Dataset) -> Refusal | None:
     enhanced = text(elements[0], "MultiCoilElementName") if len(elements) == 1 else ""
     coil = text(ds, (0x0051, 0x100F)) or text(ds, (0x0021, 0x114F)) or enhanced
     # `H15` is one element; `HEA;HEP`, `HC1-6` and `BC` are combinations.
-    if _SINGLE_COIL.match(coil):
+    if not _SINGLE_COIL.match(coil):
+        # Newer systems name no element; the first of ICE_Dims is its number, `X` where they are combined.
+        coil = text(ds, (0x0021, 0x1106)).split("_")[0]
+    if _SINGLE_COIL.match(coil) or coil.isdigit():
         return Refusal("uncombined-coils", f"image of the single coil element {coil}: send combined images")
     return common_refusal(ds)
 

@@ -1,0 +1,101 @@
+"""Images by what they show: component, echo, slice. And which of several images of one place is taken.
+
+Pure: headers in, planes out. Whether the places are complete is the matter of `node.completeness`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from node.headers import Frame, Header
+from node.vendors.convention import Component
+
+NAMES: dict[Component, str] = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "?": "unmarked"}
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """One frame of one object."""
+
+    header: Header
+    frame: Frame
+
+    @property
+    def variant(self) -> tuple[str, ...]:
+        """ImageType without what tells the component."""
+        marks = {self.frame.component, "M_FFE", "PHASE MAP", "R_FFE", "I_FFE"}
+        return tuple(value for value in self.frame.image_type if value not in marks)
+
+
+MIN_PAUSE_S = 10.0
+"""From the last image of a scan to the first of its repetition, by AcquisitionTime."""
+
+Place = tuple[Component, int, int]
+"""Component, echo time in units of 10 us, location along the slice normal in units of 10 um."""
+
+Planes = dict[Place, list[Plane]]
+
+
+def by_place(headers: Iterable[Header]) -> Planes:
+    """Every frame at its place. The normal is that of the first frame: orientations have to agree."""
+    planes: Planes = defaultdict(list)
+    normal = None
+    for header in headers:
+        for frame in header.frames:
+            if normal is None:
+                normal = np.cross(frame.orientation[:3], frame.orientation[3:])
+            x, y, z = frame.position_mm
+            location = normal[0] * x + normal[1] * y + normal[2] * z
+            planes[frame.component, round(frame.te_s * 1e5), round(location * 1e2)].append(Plane(header, frame))
+    return planes
+
+
+def one_variant(planes: Planes, component: Component) -> Planes:
+    """Where a component was stored in several variants (intensity-normalised, distortion-corrected), keep one.
+
+    Magnitude: the variant of the phase, else the one that is not normalised. Variants are never counted as echoes.
+    """
+    mine = {place: found for place, found in planes.items() if place[0] == component}
+    if all(len(found) == 1 for found in mine.values()):
+        return planes
+    partner = {p.variant for (c, _, _), found in planes.items() if c != component for p in found}
+    variants = {plane.variant for found in mine.values() for plane in found}
+
+    def badness(variant: tuple[str, ...]) -> tuple[bool, bool, bool, tuple[str, ...]]:
+        corrected = any(value.startswith("DIS") for value in variant)
+        other = component == "M" and variant not in partner
+        return other, "NORM" in variant, corrected, variant
+
+    best = min(variants, key=badness)
+    kept = {place: [p for p in found if p.variant == best] for place, found in mine.items()}
+    others = {place: found for place, found in planes.items() if place[0] != component}
+    return others | {place: found for place, found in kept.items() if found}
+
+
+def scans(headers: list[Header], planes: Planes) -> list[list[Header]]:
+    """The headers of each scan, newest first, where one protocol was scanned several times; else all of them.
+
+    Images of one place and variant that were acquired at different times are of different scans. A scan begins
+    `MIN_PAUSE_S` after the one before ended: closer ones are echoes or slices, and nothing is told apart.
+    """
+    times: dict[tuple[Place, tuple[str, ...]], set[float]] = defaultdict(set)
+    for place, found in planes.items():
+        for plane in found:
+            times[place, plane.variant].add(plane.header.acquired_s or 0.0)
+    repeats = max(map(len, times.values()), default=1)
+    if repeats == 1 or not all(h.acquired_s for h in headers):
+        return [headers]
+    ranked = [sorted(of_place) for of_place in times.values() if len(of_place) == repeats]
+    begins = [min(of_place[rank] for of_place in ranked) for rank in range(1, repeats)]
+    ends = [max(of_place[rank] for of_place in ranked) for rank in range(repeats - 1)]
+    if any(begin < end + MIN_PAUSE_S for begin, end in zip(begins, ends, strict=True)):
+        return [headers]
+    parts: list[list[Header]] = [[] for _ in range(repeats)]
+    for header in headers:
+        parts[bisect_right(begins, header.acquired_s or 0.0)].append(header)
+    return parts[::-1]
