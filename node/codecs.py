@@ -109,7 +109,7 @@ def check_inflation(data: bytes) -> None:
 
 
 def _native(ds: Dataset, expected: int) -> str:
-    found = len(ds.PixelData)
+    found = len(ds.PixelData or b"")
     return f"truncated: {found} of {expected} bytes of pixels" if found < expected else ""
 
 

@@ -33,7 +33,7 @@ _OWN_BYTES = 2 << 30
 
 
 class Decoder:
-    """A context in which pixels are read, from any thread; the process starts with the first compressed image."""
+    """A context in which pixels are read, by any thread; the process starts with the first compressed image."""
 
     def __init__(self) -> None:
         self._pipe: Connection | None = None
@@ -64,7 +64,7 @@ class Decoder:
         check_pixels(ds)
         found = self._elsewhere(ds) if syntax.is_encapsulated else _decoded(ds)
         if isinstance(found, str):
-            raise Unreadable(f"object {ds.get('SOPInstanceUID', '?')}: pixels cannot be decoded ({found})")
+            raise Unreadable(f"pixels cannot be decoded ({found})")
         return found.reshape(-1, int(ds.Rows), int(ds.Columns))
 
     def _elsewhere(self, ds: Dataset) -> Pixels | str:

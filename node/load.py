@@ -181,11 +181,9 @@ def _open(
             planes[component, echo, k] = Plane(stored[index], convention.rescale(frames[index], component))
             if component == arrangement.components[0]:
                 templates[echo, k] = frames[index]
-    units = {plane.rescale.unit for (component, _, _), plane in planes.items() if component != "P"}
+    units = sorted({plane.rescale.unit for (component, _, _), plane in planes.items() if component != "P"})
     if len(units) > 1:
-        raise Refused(
-            Refusal("no-scaling", f"images in {' and in '.join(sorted(units))} values: scale tags are missing")
-        )
+        raise Refused(Refusal("no-scaling", f"images in {' and in '.join(units)} values: some lack the scale slope"))
     return planes, templates
 
 

@@ -6,7 +6,7 @@ the images.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
@@ -26,11 +26,13 @@ _RENAMED = {
         "FrameType": "ImageType",
     }.items()
 }
+_INSTANCE_NUMBER, _IMAGE_TYPE = Tag("InstanceNumber"), Tag("ImageType")
+_DIRECTION = Tag("InPlanePhaseEncodingDirection")
 _PHILIPS_SCALE_SLOPE = Tag(0x2005, 0x100E)
 _SIEMENS_TYPE = (0x0021, 0x1175)
-_PRIVATE = {
+_PRIVATE: dict[BaseTag, tuple[BaseTag | tuple[int, int], ...]] = {
     Tag(0x2005, 0x140F): (_PHILIPS_SCALE_SLOPE,),
-    Tag(0x0021, 0x11FE): (Tag(0x0021, 0x114F), Tag(_SIEMENS_TYPE)),
+    Tag(0x0021, 0x11FE): ((0x0021, 0x114F), _SIEMENS_TYPE),
 }
 """What is taken from private groups: Philips' scale slope; Siemens' coil elements and type of image."""
 
@@ -96,30 +98,22 @@ def _flat(common: _Elements, groups: dict[BaseTag, _Elements], item: Dataset, in
         flat.ScanningSequence = "SE" if flat.get("EchoPulseSequence") == "SPIN" else "GR"
     if "SequenceVariant" not in flat:
         flat.SequenceVariant = "SP" if str(flat.get("Spoiling", "NONE")) not in {"", "NONE"} else "NONE"
-    direction = {"ROW": "ROW", "COLUMN": "COL"}.get(text(flat, "InPlanePhaseEncodingDirection"), "")
-    _set(flat, "InPlanePhaseEncodingDirection", direction)
-    flat.update(_private(item))
+    for taken in _private(item):
+        flat.add(taken)
     kind = text(flat, "ImageType").split("\\")
     more = [value for value in text(flat, _SIEMENS_TYPE).split("\\") if value and value not in kind]
     if more:
-        _set(flat, "ImageType", kind + more)
-    _set(flat, "InstanceNumber", index + 1)
+        flat[_IMAGE_TYPE] = DataElement(_IMAGE_TYPE, "CS", kind + more)
+    if "InPlanePhaseEncodingDirection" in flat:
+        direction = {"ROW": "ROW", "COLUMN": "COL"}.get(text(flat, "InPlanePhaseEncodingDirection"), "")
+        flat[_DIRECTION] = DataElement(_DIRECTION, "CS", direction)
+    flat[_INSTANCE_NUMBER] = DataElement(_INSTANCE_NUMBER, "IS", index + 1)  # the one that is there is of all frames
     return flat
 
 
-def _private(item: Dataset) -> Dataset:
+def _private(item: Dataset) -> Iterator[DataElement]:
     """What is taken from a frame's private groups; one that lost its VR (UN) is left out."""
-    taken = Dataset()
     for group, tags in _PRIVATE.items():
         if group in item and item[group].VR == "SQ" and item[group].value:
             private: Dataset = item[group].value[0]
-            for tag in tags:
-                if tag in private:
-                    taken.add(private[tag])
-    return taken
-
-
-def _set(flat: Dataset, keyword: str, value: object) -> None:
-    """A new element: the one that is there may belong to all frames."""
-    tag = Tag(keyword)
-    flat[tag] = DataElement(tag, dictionary_VR(tag), value)
+            yield from (private[tag] for tag in tags if tag in private)

@@ -132,8 +132,7 @@ def fill(volume: FloatArray, planes: Sequence[Plane]) -> tuple[float, float]:
         Lowest and highest rescaled value.
     """
     stored = np.stack([plane.stored() for plane in planes])
-    rescale = np.array([(plane.rescale.slope, plane.rescale.intercept) for plane in planes], np.float32)
-    slopes, intercepts = rescale.T[:, :, np.newaxis, np.newaxis]
+    slopes, intercepts = np.array([plane.rescale[:2] for plane in planes], np.float32).T[:, :, np.newaxis, np.newaxis]
     low, high = np.inf, -np.inf
     for y in range(0, stored.shape[1], _ROWS_AT_ONCE):
         values = (stored[:, y : y + _ROWS_AT_ONCE] * slopes).astype(np.float32, copy=False)

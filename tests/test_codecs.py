@@ -282,7 +282,7 @@ def test_a_codestream_that_kills_its_decoder_is_unreadable(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch, syntax: UID, stream: str
 ) -> None:
     monkeypatch.setattr("node.decoder.check_pixels", lambda _: None)  # which sees that the first is cut off
-    with pytest.raises(Unreadable, match=r"^object 1\.2\.3: pixels cannot be decoded"):
+    with pytest.raises(Unreadable, match="pixels cannot be decoded"):
         decoder.pixels(image(np.zeros((8, 8), np.int16), syntax, base64.b64decode(stream)))
     np.testing.assert_array_equal(decoder.pixels(image(RAMP, HTJ2KLossless, base64.b64decode(RAMP_HTJ2K)))[0], RAMP)
 

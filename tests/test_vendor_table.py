@@ -239,6 +239,7 @@ MOST = 24
 @example(fates=["lost"] * MOST, every=3)
 @example(fates=["unknown"] * MOST, every=1)
 @example(fates=["unknown"] * MOST, every=2)
+@example(fates=["lost", "unknown", "unknown"] * (MOST // 3), every=2)  # of Philips the creators are lost
 def test_private_elements_lost_or_without_vr_never_change_the_data(
     vendor: Vendor, fates: list[str], every: int
 ) -> None:

@@ -103,7 +103,7 @@ def text(ds: Dataset, tag: str | tuple[int, int]) -> str:
     item = ds.get_item(known)
     if isinstance(item, RawDataElement) and (item.VR or vr) in _ASCII and item.value is not None:
         return _joined(item.value.decode("ascii", "replace").split("\\"))
-    value = None if item is None else _decoded(ds, known)
+    value = None if item is None else decoded(ds, known)
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -118,7 +118,7 @@ def _known(tag: str | tuple[int, int]) -> tuple[BaseTag, str]:
     return known, dictionary_VR(known) if dictionary_has_tag(known) else ""
 
 
-def _decoded(ds: Dataset, tag: BaseTag) -> Any:
+def decoded(ds: Dataset, tag: BaseTag) -> Any:
     """The element's value; None where its bytes do not make one."""
     try:
         return ds[tag].value
@@ -136,7 +136,7 @@ def number(ds: Dataset, tag: str | tuple[int, int]) -> float | None:
     Implicit VR leaves unknown private elements as bytes: two bytes are read as SS, four as SL, little endian.
     """
     known, _ = _known(tag)
-    raw = _decoded(ds, known) if known.is_private and known in ds else None
+    raw = decoded(ds, known) if known.is_private and known in ds else None
     if isinstance(raw, bytes) and len(raw) in {2, 4} and not raw.strip(b" \0").isdigit():
         return float(int.from_bytes(raw, "little", signed=True))
     try:
