@@ -50,6 +50,7 @@ ADVICE = {
     "sign-contradiction": "to see the map: `withhold_contradictions = false`, then `qsm-node jobs retry ID` "
     "or `qsm-node reconstruct --config FILE`",
     "own-output": "nothing: it is recognised and left alone",
+    "bad-mask": "give a mask of these images, NIfTI or DICOM Segmentation",
     "no-mask": "reconstruct with a mask of yours: `qsm-node reconstruct --mask FILE`",
     "out-of-memory": _MEMORY,
     "worker-lost": _MEMORY,
