@@ -24,6 +24,7 @@ from node.errors import Refusal, Refused, Unreadable
 from node.files import read_dataset
 from node.headers import Header, read_header
 from node.pixels import Plane, fill, stored_planes
+from node.places import NAMES
 from node.site import Site
 from node.vendors.convention import Component, Convention, number, text
 from recon.filtered import SAMPLES, filtered_echo
@@ -139,9 +140,7 @@ def _load_arranged(arrangement: Arrangement, objects: dict[str, _Object], site: 
     check_smooth(acquisition)
     words = (
         convention.name,
-        " and ".join(
-            {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary"}[c] for c in arrangement.components
-        ),
+        " and ".join(NAMES[c] for c in arrangement.components),
         "stored phase " + ("rises" if convention.phase_sign > 0 else "falls") + " with the field",
         *(("sign and scale as the site states",) if convention.stated else ()),
         *(("slice sign alternation removed",) if chopped else ()),
