@@ -73,7 +73,7 @@ def _rescale(ds: Dataset, component: Component) -> Rescale:
     return (
         Rescale(1 / scale, intercept / (slope * scale), "precise")
         if scale
-        else Rescale(slope, intercept, "displayed")
+        else Rescale(slope, intercept, f"displayed (slope {slope})")
     )
 
 
