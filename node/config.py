@@ -69,6 +69,7 @@ class Peer(BaseModel):
     ae_title: AETitle
     host: str | None = Field(default=None, min_length=1)
     port: Port | None = None
+    associations: int = Field(default=4, ge=1, le=32, description="how many are opened to it at a time")
 
     @model_validator(mode="after")
     def _host_and_port(self) -> Self:

@@ -27,8 +27,9 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from node.database import Database, JournalError
+from node.deliveries import Deliveries
 from node.errors import Refusal
-from node.records import Delivery, Gathering, Job, Notice, Received, Result, Settled, Stopped
+from node.records import Gathering, Job, Notice, Received, Result, Settled, Stopped
 
 _SAME_STUDY = "(SELECT id FROM acquisition WHERE study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))"
 _NOTICE = TypeAdapter(Notice)
@@ -44,6 +45,11 @@ class Journal:
     clock
         Seconds since the epoch.
 
+    Attributes
+    ----------
+    deliveries
+        What is to be sent, and what became of it.
+
     Raises
     ------
     JournalError
@@ -53,6 +59,7 @@ class Journal:
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._db = Database(path)
+        self.deliveries = Deliveries(self._db, clock)
 
     def close(self) -> None:
         """Close the file. Nothing else may be called afterwards."""
@@ -314,33 +321,6 @@ class Journal:
             f"AND state IN ('queued', 'running', 'failed') AND acquisition_id IN {_SAME_STUDY}",
             (acquisition_id, now),
         )
-
-    # --- deliveries
-
-    def due(self) -> list[Delivery]:
-        """What is to be sent now, oldest first."""
-        rows = self._db.rows(
-            "SELECT id, job_id, destination, series, sop_class_uid, sop_instance_uid, path, sha256, attempts, "
-            "queued_at FROM delivery WHERE state = 'pending' AND next_try_at <= ? ORDER BY id",
-            self._clock(),
-        )
-        return [Delivery(*row) for row in rows]
-
-    def delivered(self, delivery: Delivery, note: str = "") -> None:
-        """The peer answered Success, or a warning that ``note`` tells."""
-        self._end_attempt(delivery, "delivered", note, 0.0)
-
-    def postpone(self, delivery: Delivery, why: str, retry_in_s: float | None) -> None:
-        """The attempt failed: try again after a pause, or (None) give up, visibly."""
-        state = "undeliverable" if retry_in_s is None else "pending"
-        self._end_attempt(delivery, state, why, retry_in_s or 0.0)
-
-    def _end_attempt(self, delivery: Delivery, state: str, sentence: str, pause_s: float) -> None:
-        with self._db.transaction() as db:
-            db.execute(
-                "UPDATE delivery SET state = ?, sentence = ?, attempts = attempts + 1, next_try_at = ? WHERE id = ?",
-                (state, sentence, self._clock() + pause_s, delivery.id),
-            )
 
     # --- what an administrator asks
 

@@ -37,7 +37,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryGroup:
-    """Deliveries of one series to one destination that are in the same state."""
+    """Deliveries of one series to one destination in the same state; those with a sentence apart."""
 
     destination: str
     series: str
@@ -106,7 +106,7 @@ def deliveries(journal: Journal, acquisition_id: int) -> list[DeliveryGroup]:
         WHERE job_id = (SELECT MAX(id) FROM job WHERE acquisition_id = ?1 AND notice = '') OR job_id IN (
             SELECT job.id FROM job JOIN acquisition b ON b.id = acquisition_id
             WHERE notice <> '' AND study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))
-        GROUP BY destination, series, state ORDER BY destination, MIN(id)
+        GROUP BY destination, series, state, sentence <> '' ORDER BY destination, MIN(id)
         """,
         acquisition_id,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from node.errors import Refusal
 from node.report import Report
@@ -104,6 +105,16 @@ class Delivery:
     sha256: str
     attempts: int
     queued_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How an attempt to send an object ended. ``retry_in_s`` of one that is pending: when it may be tried again."""
+
+    delivery: Delivery
+    state: Literal["delivered", "pending", "undeliverable"]
+    sentence: str = ""
+    retry_in_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

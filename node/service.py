@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
-from node import deliver
 from node.config import HEALTH_AE_TITLE, RECIPE_NAMES, Peer, Settings
+from node.deliver import Link, StoreLink, Unreachable, echo
 from node.errors import PermanentError
 from node.jobs import SpawnedWorker, Worker, compile_kernels, recipe_text
 from node.journal import Journal
 from node.log import get_logger
-from node.loops import Gatherer, Loop, Outbox, Reconstructor
+from node.loops import Gatherer, Loop, Reconstructor
 from node.notices import Notifier
+from node.outbox import Outbox
 from node.receive import Receiver
 from node.spool import Spool
 from node.warm import ABOUT_S, SHIPPED, Warmed, choose_cache, is_warm, kernel_cache
@@ -111,6 +112,7 @@ class Node:
         for loop in self._loops:
             loop.end()
         self._reconstructor.end()
+        self._outbox.end()
         for loop in self._loops:
             loop.join()
         self._close()
@@ -152,14 +154,14 @@ class Node:
         if half_written:
             log.info("removed half-received objects", files=half_written)
         self.journal = Journal(settings.data_dir / JOURNAL)
-        outbox = Loop("deliver", Outbox(self.journal, settings, self._send).step, _TICK_S)
-        self._reconstructor = Reconstructor(self.journal, spool, settings, self._new_reconstructor, outbox.wake)
+        self._outbox = Outbox(self.journal, settings, self._link)
+        deliver = Loop("deliver", self._outbox.step, _TICK_S)
+        self._reconstructor = Reconstructor(self.journal, spool, settings, self._new_reconstructor, deliver.wake)
         reconstruct = Loop("reconstruct", self._reconstructor.step, _TICK_S)
         self._receiver = Receiver(settings, spool, self.journal)
         gatherer = Gatherer(self.journal, settings, self._receiver.senders, reconstruct.wake)
         gather = Loop("gather", gatherer.step, min(_TICK_S, settings.quiet_s / 4))
-        self._outbox = outbox
-        self._loops = [gather, reconstruct, outbox]
+        self._loops = [gather, reconstruct, deliver]
         if settings.notice_after_min:
             notifier = Notifier(self.journal, settings, reconstruct.wake)
             self._loops.append(Loop("notify", notifier.step, min(5.0, settings.notice_after_min * 15)))
@@ -168,11 +170,11 @@ class Node:
         self.journal.close()
         os.close(self._lock)
 
-    def _send(self, name: str, items: Sequence[deliver.Item]) -> list[deliver.Sent]:
+    def _link(self, name: str, classes: frozenset[str]) -> Link:
         peer = self.settings.peers.get(name)
         if peer is None or not peer.reachable:
-            return [deliver.Sent(False, f"peer {name!r} is no longer in the configuration")] * len(items)
-        return deliver.send(peer, self.settings.ae_title, items, lambda: self._outbox.ending)
+            raise Unreachable(f"peer {name!r} is no longer in the configuration")
+        return StoreLink(peer, self.settings.ae_title, classes)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -198,4 +200,4 @@ def check(settings: Settings, port: int | None = None) -> str:
     """C-ECHO the node of these settings, on this machine; empty if it answers, else what is wrong."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(settings.host, settings.host)
     node = Peer(ae_title=settings.ae_title, host=host, port=port or settings.port)
-    return deliver.echo(node, HEALTH_AE_TITLE)
+    return echo(node, HEALTH_AE_TITLE)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import settings
@@ -19,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from node.errors import Refusal
 from node.journal import Journal, JournalError
 from node.overview import asides, deliveries, summaries
-from node.records import Gathering, Job, Notice, Reason, Received, Result
+from node.records import Attempt, Gathering, Job, Notice, Reason, Received, Result
 
 DERIVED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 WHY = Refusal("incomplete", "echo 4: 71 of 72 phase slices")
@@ -64,7 +65,7 @@ class ModelAcquisition:
 @dataclass
 class ModelDelivery:
     job: int
-    state: str = "pending"
+    state: Literal["pending", "delivered", "undeliverable"] = "pending"
     attempts: int = 0
     next_try_at: float = 0.0
 
@@ -227,19 +228,18 @@ class Agreement(RuleBasedStateMachine):
 
     @rule(how=st.sampled_from(("delivered", "again", "give up")))
     def a_delivery_is_tried(self, how: str) -> None:
-        due = self.journal.due()
+        due = self.journal.deliveries.due()
         if not due:
             return
         model = self.deliveries[due[0].sop_instance_uid, due[0].destination]
         model.attempts += 1
         if how == "delivered":
-            self.journal.delivered(due[0])
+            self.journal.deliveries.enter([Attempt(due[0], "delivered")])
             model.state = "delivered"
         else:
-            pause_s = 7.0 if how == "again" else None
-            self.journal.postpone(due[0], "no association", pause_s)
-            model.state = "pending" if pause_s else "undeliverable"
-            model.next_try_at = self.clock.now + (pause_s or 0.0)
+            model.state = "pending" if how == "again" else "undeliverable"
+            self.journal.deliveries.enter([Attempt(due[0], model.state, "no association", 7.0)])
+            model.next_try_at = self.clock.now + 7.0
 
     @rule(key=st.sampled_from("ab"))
     def an_administrator_tries_again(self, key: str) -> None:
@@ -316,7 +316,7 @@ class Agreement(RuleBasedStateMachine):
         receiving = {n for n, a in enumerate(self.acquisitions.values(), start=1) if a.state == "receiving"}
         assert {g.id for g in self.journal.receiving()} == receiving
         due = {key for key, d in self.deliveries.items() if d.state == "pending" and d.next_try_at <= self.clock.now}
-        assert {(d.sop_instance_uid, d.destination) for d in self.journal.due()} == due
+        assert {(d.sop_instance_uid, d.destination) for d in self.journal.deliveries.due()} == due
         counted = dict.fromkeys(("ignored", "conflict"), 0)
         for aside in asides(self.journal):
             counted[aside.kind] += aside.count
@@ -372,31 +372,31 @@ def test_a_late_instance_supersedes_a_running_job(journal: Journal) -> None:
     job = leased(journal)
     journal.add(received("3"))
     assert journal.finish(job, [result("d1")], ("pacs",)) is False
-    assert journal.due() == []
+    assert journal.deliveries.due() == []
     assert summaries(journal)[0].state == "receiving"
 
 
 def test_a_done_job_keeps_its_deliveries_when_an_instance_comes_late(journal: Journal) -> None:
     assert journal.finish(leased(journal), [result("d1")], ("pacs",))
     journal.add(received("3"))
-    assert [d.sop_instance_uid for d in journal.due()] == ["d1"]
+    assert [d.sop_instance_uid for d in journal.deliveries.due()] == ["d1"]
 
 
 def test_the_first_written_result_wins(journal: Journal) -> None:
     assert journal.finish(leased(journal), [result("d1")], ("pacs",))
-    journal.delivered(journal.due()[0])
+    journal.deliveries.enter([Attempt(journal.deliveries.due()[0], "delivered")])
     journal.add(received("3"))
     job = leased(journal)
     assert journal.finish(job, [Result("qsm", "c", "d1", "results/other.dcm", "other")], ("pacs",))
-    assert journal.due() == []
+    assert journal.deliveries.due() == []
     assert summaries(journal)[0].state == "delivered"
 
 
 def test_groups_of_deliveries_tell_state_and_reason(journal: Journal) -> None:
     journal.finish(leased(journal), [result("d1"), result("d2")], ("pacs",))
-    first, second = journal.due()
-    journal.delivered(first)
-    journal.postpone(second, "0xA700: out of resources", 60.0)
+    first, second = journal.deliveries.due()
+    out_of_resources = Attempt(second, "pending", "0xA700: out of resources", 60.0)
+    journal.deliveries.enter([Attempt(first, "delivered"), out_of_resources])
     told = [(g.state, g.objects, g.sentence) for g in deliveries(journal, 1)]
     assert told == [("delivered", 1, ""), ("pending", 1, "0xA700: out of resources")]
 
