@@ -70,11 +70,14 @@ class Peer(BaseModel):
     host: str | None = Field(default=None, min_length=1)
     port: Port | None = None
     associations: int = Field(default=4, ge=1, le=32, description="how many are opened to it at a time")
+    commitment: bool = Field(default=False, description="ask it to commit what it was sent")
 
     @model_validator(mode="after")
     def _host_and_port(self) -> Self:
         if (self.host is None) != (self.port is None):
             raise ValueError("host and port come together: give both, or neither for a peer that only sends")
+        if self.commitment and not self.host:
+            raise ValueError("commitment needs host and port: a peer that only sends is not asked")
         return self
 
     @property
@@ -163,6 +166,11 @@ class Settings(BaseSettings):
         """What a reconstruction needs to know."""
         stated = (Stated(s.manufacturer, s.phase_sign, s.phase_turn, s.chopper) for s in self.scanners.values())
         return Site(tuple(stated), self.min_echoes, self.withhold_contradictions)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Names of the peers that are asked for commitment."""
+        return tuple(name for name, peer in self.peers.items() if peer.commitment)
 
     def peer_named_by_title(self, ae_title: str) -> str | None:
         """Name of the peer with this AE title."""

@@ -165,7 +165,8 @@ class Outbox:
 
     def _attempt(self, delivery: Delivery, answer: Sent, pause: float | None = None) -> Attempt:
         if answer.outcome == "stored":
-            return Attempt(delivery, "delivered", answer.note)
+            wanted = self._settings.peers[delivery.destination].commitment
+            return Attempt(delivery, "stored" if wanted else "delivered", answer.note)
         hours = self._settings.give_up_hours
         tried_h = (self._clock() - delivery.queued_at) / 3600
         if tried_h > hours and delivery.attempts >= hours:  # a node that was off has not tried

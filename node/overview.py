@@ -70,7 +70,7 @@ def summaries(journal: Journal, acquisition_id: int | None = None) -> list[Summa
                      MAX(received_at) AS received_at
               FROM instance GROUP BY acquisition_id) i ON i.acquisition_id = a.id
         LEFT JOIN job j ON j.id = (SELECT MAX(id) FROM job WHERE acquisition_id = a.id AND notice = '')
-        LEFT JOIN (SELECT job_id, COUNT(*) AS total, SUM(state = 'delivered') AS delivered,
+        LEFT JOIN (SELECT job_id, COUNT(*) AS total, SUM(state IN ('delivered', 'stored', 'committed')) AS delivered,
                           SUM(state = 'undeliverable') AS undeliverable, MAX(sentence) AS sentence
                    FROM delivery GROUP BY job_id) d ON d.job_id = j.id
         LEFT JOIN (SELECT study_uid, job.state, MAX(job.id) FROM job JOIN acquisition b ON b.id = acquisition_id

@@ -30,6 +30,7 @@ from pynetdicom.transport import AssociationSocket
 
 from node.assemble import acquisition_key
 from node.association import MAXIMUM_PDU, VERIFICATION, on_open
+from node.commitment import Committer, reports_context
 from node.config import HEALTH_AE_TITLE, Settings
 from node.errors import Unreadable
 from node.intake import IMAGE_CLASSES, IMAGE_TRANSFER_SYNTAXES, NotForUs, examine
@@ -42,6 +43,8 @@ SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
 CANNOT_UNDERSTAND = 0xC000
 PROCESSING_FAILURE = 0x0110
+UNRECOGNISED_OPERATION = 0x0211
+"""To who asks for commitment: a scanner that was promised it would delete its images."""
 NOT_AUTHORISED = 0x0124
 
 _LARGEST_MESSAGE = 1 << 20
@@ -55,10 +58,13 @@ log = get_logger("node.receive")
 
 
 class Receiver:
-    """Listens from `start` to `stop`."""
+    """Listens from `start` to `stop`. ``committer`` hears what peers report about storage commitment."""
 
-    def __init__(self, settings: Settings, spool: Spool, journal: Journal) -> None:
+    def __init__(
+        self, settings: Settings, spool: Spool, journal: Journal, committer: Committer | None = None
+    ) -> None:
         self._settings = settings
+        self._committer = committer
         self._spool = spool
         self._journal = journal
         self._peers = frozenset(peer.ae_title for peer in settings.peers.values())
@@ -81,6 +87,8 @@ class Receiver:
                 (evt.EVT_REQUESTED, self._on_request),
                 (evt.EVT_REJECTED, self._on_rejection),
                 (evt.EVT_C_STORE, self._on_store),
+                (evt.EVT_N_EVENT_REPORT, self._on_report),
+                (evt.EVT_N_ACTION, lambda _: (UNRECOGNISED_OPERATION, None)),
             ],
         )
         assert server is not None  # it is None for a blocking server alone
@@ -117,6 +125,8 @@ class Receiver:
         if request.calling_ae_title in self._peers:
             proposed = request.presentation_context_definition_list
             assoc.acceptor.supported_contexts = [build_context(VERIFICATION), *_storage_contexts(proposed)]
+            if self._settings.peer_named_by_title(request.calling_ae_title) in self._settings.asked:
+                assoc.acceptor.supported_contexts = [*assoc.acceptor.supported_contexts, reports_context()]
         elif request.calling_ae_title == HEALTH_AE_TITLE and not is_local(
             assoc.requestor.address, _own_address(assoc)
         ):
@@ -136,6 +146,12 @@ class Receiver:
             reason = "association refused: the calling AE title is not among the configured peers"
         log.warning(reason, calling=calling, called=called, address=requestor.address)
         self._journal.count("rejected", reason, requestor.address)
+
+    def _on_report(self, event: evt.Event) -> tuple[int, None]:
+        peer = self._settings.peer_named_by_title(event.assoc.requestor.ae_title)
+        if self._committer is None or peer is None:
+            return NOT_AUTHORISED, None
+        return self._committer.hear(peer, event), None
 
     # --- what is kept
 

@@ -93,7 +93,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A derived object that is to be sent to a peer, named as in the configuration."""
+    """A derived object that is to be sent to a peer, named as in the configuration.
+
+    ``asked``: how often its commitment was, the last time as ``transaction_uid``.
+    """
 
     id: int
     job_id: int
@@ -105,14 +108,19 @@ class Delivery:
     sha256: str
     attempts: int
     queued_at: float
+    asked: int = 0
+    transaction_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """How an attempt to send an object ended. ``retry_in_s`` of one that is pending: when it may be tried again."""
+    """How an attempt to send an object ended. ``retry_in_s`` of one that is pending: when it may be tried again.
+
+    ``stored``: like ``delivered``, but its commitment is waited for.
+    """
 
     delivery: Delivery
-    state: Literal["delivered", "pending", "undeliverable"]
+    state: Literal["delivered", "stored", "pending", "undeliverable"]
     sentence: str = ""
     retry_in_s: float = 0.0
 

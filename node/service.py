@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
+from node.commitment import Committer
 from node.config import HEALTH_AE_TITLE, RECIPE_NAMES, Peer, Settings
 from node.deliver import Link, StoreLink, Unreachable, echo
 from node.errors import PermanentError
@@ -113,6 +114,7 @@ class Node:
             loop.end()
         self._reconstructor.end()
         self._outbox.end()
+        self._committer.end()
         for loop in self._loops:
             loop.join()
         self._close()
@@ -154,14 +156,18 @@ class Node:
         if half_written:
             log.info("removed half-received objects", files=half_written)
         self.journal = Journal(settings.data_dir / JOURNAL)
+        self.journal.deliveries.waive(settings.asked)
         self._outbox = Outbox(self.journal, settings, self._link)
         deliver = Loop("deliver", self._outbox.step, _TICK_S)
         self._reconstructor = Reconstructor(self.journal, spool, settings, self._new_reconstructor, deliver.wake)
         reconstruct = Loop("reconstruct", self._reconstructor.step, _TICK_S)
-        self._receiver = Receiver(settings, spool, self.journal)
+        self._committer = Committer(self.journal, settings)
+        self._receiver = Receiver(settings, spool, self.journal, self._committer)
         gatherer = Gatherer(self.journal, settings, self._receiver.senders, reconstruct.wake)
         gather = Loop("gather", gatherer.step, min(_TICK_S, settings.quiet_s / 4))
         self._loops = [gather, reconstruct, deliver]
+        if settings.asked:
+            self._loops.append(Loop("commit", self._committer.step, _TICK_S))
         if settings.notice_after_min:
             notifier = Notifier(self.journal, settings, reconstruct.wake)
             self._loops.append(Loop("notify", notifier.step, min(5.0, settings.notice_after_min * 15)))

@@ -65,7 +65,7 @@ class ModelAcquisition:
 @dataclass
 class ModelDelivery:
     job: int
-    state: Literal["pending", "delivered", "undeliverable"] = "pending"
+    state: Literal["pending", "delivered", "stored", "committed", "undeliverable"] = "pending"
     attempts: int = 0
     next_try_at: float = 0.0
 
@@ -226,20 +226,56 @@ class Agreement(RuleBasedStateMachine):
             model.not_before = self.clock.now + (5.0 if how == "again" else 0.0)
             model.sentence = WHY.sentence
 
-    @rule(how=st.sampled_from(("delivered", "again", "give up")))
-    def a_delivery_is_tried(self, how: str) -> None:
+    @rule(how=st.sampled_from(("delivered", "stored", "again", "give up")))
+    def a_delivery_is_tried(self, how: Literal["delivered", "stored", "again", "give up"]) -> None:
         due = self.journal.deliveries.due()
         if not due:
             return
         model = self.deliveries[due[0].sop_instance_uid, due[0].destination]
         model.attempts += 1
-        if how == "delivered":
-            self.journal.deliveries.enter([Attempt(due[0], "delivered")])
-            model.state = "delivered"
+        if how in {"delivered", "stored"}:
+            self.journal.deliveries.enter([Attempt(due[0], how)])
+            model.state, model.next_try_at = how, self.clock.now
         else:
             model.state = "pending" if how == "again" else "undeliverable"
             self.journal.deliveries.enter([Attempt(due[0], model.state, "no association", 7.0)])
             model.next_try_at = self.clock.now + 7.0
+
+    @rule(to=st.sampled_from(("pacs", "archive")), again_in_s=st.sampled_from((0.0, 5.0)))
+    def commitment_is_asked_for(self, to: str, again_in_s: float) -> None:
+        mine = {uid: d for (uid, destination), d in self.deliveries.items() if destination == to}
+        on_their_way = {d.job for d in mine.values() if d.state == "pending" and d.next_try_at <= self.clock.now}
+        expected = {
+            uid
+            for uid, d in mine.items()
+            if d.state == "stored" and d.next_try_at <= self.clock.now and d.job not in on_their_way
+        }
+        asked = self.journal.deliveries.to_ask(to)
+        assert {d.sop_instance_uid for d in asked} == expected
+        self.journal.deliveries.asked(asked, "2.25.1", again_in_s)
+        for uid in expected:
+            mine[uid].next_try_at = self.clock.now + again_in_s
+
+    @rule(to=st.sampled_from(("pacs", "archive")), good=st.booleans())
+    def commitment_is_reported(self, to: str, good: bool) -> None:
+        uids = [uid for uid, destination in self.deliveries if destination == to]
+        stored = self.journal.deliveries.uncommitted(to, [*uids, "2.25.7"])
+        waiting = [self.deliveries[uid, to] for uid in uids if self.deliveries[uid, to].state == "stored"]
+        assert len(stored) == len(waiting)
+        if good:
+            self.journal.deliveries.committed(stored)
+        else:
+            self.journal.deliveries.enter([Attempt(d, "pending", "not committed", 7.0) for d in stored])
+        for model in waiting:
+            model.state = "committed" if good else "pending"
+            model.next_try_at = self.clock.now + 7.0
+
+    @rule(asked=st.sampled_from(((), ("pacs",), ("pacs", "archive"))))
+    def commitment_is_no_longer_wanted(self, asked: tuple[str, ...]) -> None:
+        waived = [d for (_, to), d in self.deliveries.items() if d.state == "stored" and to not in asked]
+        assert self.journal.deliveries.waive(asked) == len(waived)
+        for model in waived:
+            model.state = "delivered"
 
     @rule(key=st.sampled_from("ab"))
     def an_administrator_tries_again(self, key: str) -> None:
@@ -305,14 +341,14 @@ class Agreement(RuleBasedStateMachine):
                     expected = (
                         "undeliverable"
                         if "undeliverable" in states
-                        else "delivered" if states == {"delivered"} else "delivering"
+                        else "delivered" if states <= {"delivered", "stored", "committed"} else "delivering"
                     )  # fmt: skip
             assert seen[number].state == expected
             assert seen[number].notice == (self.page.state if self.page else "")
             assert seen[number].images == len(model.instances)
             assert seen[number].attempts == (job.attempts if job else 0)
             assert seen[number].deliveries == len(mine)
-            assert seen[number].delivered == sum(d.state == "delivered" for d in mine)
+            assert seen[number].delivered == sum(d.state in {"delivered", "stored", "committed"} for d in mine)
         receiving = {n for n, a in enumerate(self.acquisitions.values(), start=1) if a.state == "receiving"}
         assert {g.id for g in self.journal.receiving()} == receiving
         due = {key for key, d in self.deliveries.items() if d.state == "pending" and d.next_try_at <= self.clock.now}

@@ -20,7 +20,7 @@ import pytest
 
 from node.config import Peer, Settings
 from node.load import load
-from node.overview import asides, summaries
+from node.overview import asides, deliveries, summaries
 from node.service import Node
 from recon.pipeline import Result, reconstruct
 
@@ -186,7 +186,7 @@ def route_and_check(
             port=node_port,
             data_dir=tmp_path / "data",
             quiet_s=4.0,
-            peers={"pacs": Peer(ae_title="TESTPACS", host="127.0.0.1", port=pacs.dicom_port)},
+            peers={"pacs": Peer(ae_title="TESTPACS", host="127.0.0.1", port=pacs.dicom_port, commitment=True)},
         )
         with Node(settings) as node:
             send = [peer("storescu"), "-aet", "SCANNER", "-aec", "TESTPACS", "127.0.0.1", str(pacs.dicom_port)]
@@ -198,6 +198,11 @@ def route_and_check(
 
             eventually(
                 lambda: [s.state for s in summaries(node.journal)] == ["delivered"], "results are delivered", 120
+            )
+            eventually(
+                lambda: {(d.state, d.objects) for d in deliveries(node.journal, 1)} == {("committed", 16)},
+                "Orthanc commits them over an association that it opens",
+                60,
             )
             back = 2 * 16
             eventually(
