@@ -125,6 +125,12 @@ class Settings(BaseSettings):
     )
     threads: int = Field(default=0, ge=0, le=1024, description="of the reconstruction; 0: all cores")
     min_free_gb: float = Field(default=1.0, ge=0, description="less free disk than this: images are refused")
+    keep_days: float = Field(
+        default=7.0, ge=0, description="images and results are deleted so long after all was delivered or refused"
+    )
+    keep_gb: float | None = Field(
+        default=None, gt=0, description="above this the oldest go before; default: half of the disk"
+    )
     give_up_hours: float = Field(default=72.0, gt=0, description="a delivery that failed for so long is given up")
 
     @model_validator(mode="after")

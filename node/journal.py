@@ -8,6 +8,7 @@ acquisition goes
     receiving -> complete        + one job:  queued -> running -> done      + deliveries: pending -> delivered
               -> incomplete                                   -> failed                          -> undeliverable
               -> refused                                      -> superseded
+              -> cleaned, after any of these: its images and deliveries are deleted
               <- a late instance opens it again, whatever became of it
 
 A job makes QSM, or the page of a study that says why there is none (``notice``): at most one in a study.
@@ -29,6 +30,7 @@ from pydantic import TypeAdapter
 from node.database import Database, JournalError
 from node.deliveries import Deliveries
 from node.errors import Refusal
+from node.keeping import Keeping
 from node.records import Gathering, Job, Notice, Received, Result, Settled, Stopped
 
 _SAME_STUDY = "(SELECT id FROM acquisition WHERE study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))"
@@ -49,6 +51,8 @@ class Journal:
     ----------
     deliveries
         What is to be sent, and what became of it.
+    keeping
+        What need not be kept any longer.
 
     Raises
     ------
@@ -60,6 +64,7 @@ class Journal:
         self._clock = clock
         self._db = Database(path)
         self.deliveries = Deliveries(self._db, clock)
+        self.keeping = Keeping(self._db, clock)
 
     def close(self) -> None:
         """Close the file. Nothing else may be called afterwards."""
@@ -306,6 +311,8 @@ class Journal:
         with self._db.transaction() as db:
             if study not in self._settled("study_uid = ?", study.study_uid):
                 return None
+            if acquisition_id not in {stopped.acquisition_id for stopped in self.stopped(study.study_uid)}:
+                return None  # cleaned meanwhile
             (job,) = db.execute(
                 "INSERT INTO job (acquisition_id, state, recipe, derived_at, not_before, changed_at, notice) "
                 "VALUES (?, 'queued', '', ?, 0, ?, ?) RETURNING id",
@@ -347,6 +354,10 @@ class Journal:
             "WHERE state IN ('undeliverable', 'pending') AND job_id IN"
         )
         with self._db.transaction() as db:
+            if db.execute(
+                "SELECT 1 FROM acquisition WHERE id = ? AND state = 'cleaned'", (acquisition_id,)
+            ).fetchone():
+                raise JournalError(f"acquisition {acquisition_id}: its images are deleted; send it again")
             self._drop_notice(db, acquisition_id, now)
             pages = db.execute(f"{send} ({page})", (acquisition_id, now)).rowcount
             if db.execute(

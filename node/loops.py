@@ -12,14 +12,13 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Literal
 
 from node.assemble import Verdict, judge
 from node.config import Settings
 from node.errors import Refusal
 from node.headers import Header
-from node.jobs import Worker, run_job
+from node.jobs import Worker, job_folder, run_job
 from node.journal import Journal
 from node.log import get_logger, places
 from node.records import Failed, Gathering, Job, JobOutcome, JobSpec, Result
@@ -207,7 +206,7 @@ class Reconstructor:
             worker.kill()
 
     def _run(self, job: Job) -> None:
-        folder = Path("results") / f"job-{job.id:06d}"
+        folder = job_folder(job.id)
         spec = JobSpec(
             paths=tuple(self._spool.path(sha256) for sha256 in job.sha256s),
             recipe=job.recipe,

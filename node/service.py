@@ -1,4 +1,4 @@
-"""The node as a whole: one data folder, one listening port, three loops (four with notices), one worker.
+"""The node as a whole: one data folder, one listening port, a few loops, one worker.
 
 ::
 
@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
+from node.cleaning import Cleaner
 from node.commitment import Committer
 from node.config import HEALTH_AE_TITLE, RECIPE_NAMES, Peer, Settings
 from node.deliver import Link, StoreLink, Unreachable, echo
@@ -33,6 +34,7 @@ from node.warm import ABOUT_S, SHIPPED, Warmed, choose_cache, is_warm, kernel_ca
 
 JOURNAL = "journal.sqlite"
 _TICK_S = 0.5
+_CLEAN_S = 15.0
 
 log = get_logger("node.service")
 
@@ -165,7 +167,9 @@ class Node:
         self._receiver = Receiver(settings, spool, self.journal, self._committer)
         gatherer = Gatherer(self.journal, settings, self._receiver.senders, reconstruct.wake)
         gather = Loop("gather", gatherer.step, min(_TICK_S, settings.quiet_s / 4))
-        self._loops = [gather, reconstruct, deliver]
+        cleaner = Cleaner(self.journal, spool, settings)
+        cleaner.recover()
+        self._loops = [gather, reconstruct, deliver, Loop("clean", cleaner.step, _CLEAN_S)]
         if settings.asked:
             self._loops.append(Loop("commit", self._committer.step, _TICK_S))
         if settings.notice_after_min:

@@ -83,6 +83,7 @@ class Agreement(RuleBasedStateMachine):
         self.ignored = 0
         self.job_count = 0
         self.page: ModelJob | None = None
+        self.page_owner = 0
         self.leased: dict[int, Job] = {}
 
     @initialize()
@@ -146,11 +147,11 @@ class Agreement(RuleBasedStateMachine):
         stopped = {s.acquisition_id for s in self.journal.stopped("1.2.3")}
         wrong = {"incomplete"} if not expected else {"incomplete", "complete"}
         assert stopped >= {n for n, a in enumerate(self.acquisitions.values(), start=1) if a.state in wrong}
-        for study in settled:
+        for study in settled if stopped else []:
             assert self.journal.notify(study, min(stopped), PAGE, DERIVED_AT) is not None
             assert self.journal.notify(study, min(stopped), PAGE, DERIVED_AT) is None
             self.job_count += 1
-            self.page = ModelJob(self.job_count)
+            self.page, self.page_owner = ModelJob(self.job_count), min(stopped)
 
     @rule()
     def an_object_is_ignored(self) -> None:
@@ -282,6 +283,10 @@ class Agreement(RuleBasedStateMachine):
         model = self.acquisitions.get(key)
         if model is None:
             return
+        if model.state == "cleaned":
+            with pytest.raises(JournalError, match="send it again"):
+                self.journal.retry(list(self.acquisitions).index(key) + 1)
+            return
         newest = model.jobs[-1] if model.jobs else None
         page = self.page.id if self.page else 0
         stuck = [d for d in self.deliveries.values() if d.state in {"pending", "undeliverable"}]
@@ -304,6 +309,27 @@ class Agreement(RuleBasedStateMachine):
         self.drop_page()
         for delivery in pages:
             delivery.state, delivery.next_try_at = "pending", 0.0
+
+    @rule(key=st.sampled_from("ab"))
+    def an_acquisition_is_cleaned(self, key: str) -> None:
+        model = self.acquisitions.get(key)
+        if model is None:
+            return
+        number = list(self.acquisitions).index(key) + 1
+        jobs = model.jobs + ([self.page] if self.page and self.page_owner == number else [])
+        mine = {uid: d for uid, d in self.deliveries.items() if d.job in {job.id for job in jobs}}
+        expected = (
+            model.state in {"complete", "incomplete", "refused"}
+            and not {job.state for job in jobs} & {"queued", "running"}
+            and {d.state for d in mine.values()} <= {"delivered", "committed"}
+        )
+        assert (number in {id_ for id_, _ in self.journal.keeping.expendable()}) == expected
+        assert not self.journal.keeping.forget(number, len(model.instances) - 1)
+        assert self.journal.keeping.forget(number, len(model.instances)) == expected
+        if expected:
+            model.state, model.sentence = "cleaned", ""
+            model.instances.clear()
+            self.deliveries = {uid: d for uid, d in self.deliveries.items() if uid not in mine}
 
     @rule(seconds=st.sampled_from((1.0, 10.0)))
     def time_passes(self, seconds: float) -> None:
@@ -329,8 +355,10 @@ class Agreement(RuleBasedStateMachine):
     @invariant()
     def journal_and_model_agree(self) -> None:
         seen = {s.id: s for s in summaries(self.journal)}
-        assert len(seen) == len(self.acquisitions)
+        assert len(seen) == sum(model.state != "cleaned" for model in self.acquisitions.values())
         for number, model in enumerate(self.acquisitions.values(), start=1):
+            if model.state == "cleaned":
+                continue
             job = model.jobs[-1] if model.jobs else None
             mine = [d for d in self.deliveries.values() if job and d.job == job.id]
             states = {d.state for d in mine}
