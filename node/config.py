@@ -10,8 +10,18 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -61,14 +71,57 @@ class Scanner(BaseModel):
     chopper: bool = False
 
 
-class Peer(BaseModel):
-    """A DICOM system that the node knows. With host and port it can also be sent to."""
+class Login(BaseModel):
+    """How the node shows a DICOMweb server who it is: bearer token, or user and password; or a certificate."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ae_title: AETitle
+    token: SecretStr = SecretStr("")
+    token_file: Path | None = None
+    user: str = ""
+    password: SecretStr = SecretStr("")
+    password_file: Path | None = None
+    certificate: Path | None = Field(default=None, description="PEM, for mutual TLS")
+    key: Path | None = Field(default=None, description="PEM, of the certificate")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        tokens = bool(self.token.get_secret_value()) + bool(self.token_file)
+        passwords = bool(self.password.get_secret_value()) + bool(self.password_file)
+        if tokens + passwords > 1:
+            raise ValueError("give one of token, token_file, password and password_file")
+        if bool(self.user) != bool(passwords):
+            raise ValueError("user and password (or password_file) come together")
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key come together")
+        return self
+
+    def read(self) -> tuple[str, str]:
+        """Token and password, from their files where these are named.
+
+        Raises
+        ------
+        OSError
+            A file cannot be read.
+        """
+        token, password = (
+            file.read_text("utf-8").strip() if file else value.get_secret_value()
+            for value, file in ((self.token, self.token_file), (self.password, self.password_file))
+        )
+        return token, password
+
+
+class Peer(BaseModel):
+    """A DICOM system that the node knows: heard by its AE title, sent to at host and port or by DICOMweb."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ae_title: AETitle = Field(default="", description="what sends by DICOM, or is sent to, has one")
     host: str | None = Field(default=None, min_length=1)
     port: Port | None = None
+    url: str | None = Field(default=None, description="of DICOMweb: what stands before /studies")
+    login: Login | None = None
+    authorities: Path | None = Field(default=None, description="who vouches for its certificate; default: the usual")
     associations: int = Field(default=4, ge=1, le=32, description="how many are opened to it at a time")
     commitment: bool = Field(default=False, description="ask it to commit what it was sent")
 
@@ -77,13 +130,31 @@ class Peer(BaseModel):
         if (self.host is None) != (self.port is None):
             raise ValueError("host and port come together: give both, or neither for a peer that only sends")
         if self.commitment and not self.host:
-            raise ValueError("commitment needs host and port: a peer that only sends is not asked")
+            raise ValueError("commitment needs host and port: it is asked for by DICOM, not by DICOMweb")
+        return self
+
+    @model_validator(mode="after")
+    def _url(self) -> Self:
+        if self.url is None:
+            if not self.ae_title:
+                raise ValueError("has neither ae_title nor url")
+            if self.login or self.authorities:
+                raise ValueError("login and authorities belong to a url")
+            return self
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
+            raise ValueError("url is https://host/path, without user, password or query")
+        if self.host:
+            raise ValueError("give host and port, or url")
+        local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+        if self.login and parts.scheme != "https" and not local:
+            raise ValueError("login is sent over https alone")
         return self
 
     @property
     def reachable(self) -> bool:
-        """Whether the node can open an association to this peer."""
-        return self.host is not None
+        """Whether the node can send to this peer."""
+        return self.host is not None or self.url is not None
 
 
 def _default_data_dir() -> Path:
@@ -137,21 +208,21 @@ class Settings(BaseSettings):
     def _peers_fit_together(self) -> Self:
         titles = [peer.ae_title for peer in self.peers.values()]
         for name, peer in self.peers.items():
-            if titles.count(peer.ae_title) > 1:
+            if peer.ae_title and titles.count(peer.ae_title) > 1:
                 raise ValueError(f"peers.{name}: AE title {peer.ae_title} is used by more than one peer")
             if peer.ae_title == HEALTH_AE_TITLE:
                 raise ValueError(f"peers.{name}: AE title {HEALTH_AE_TITLE} belongs to the health check")
             if not self.deliver_to and not peer.reachable:
                 raise ValueError(
                     f"peers.{name}: has no host and port, so its results have nowhere to go: "
-                    "add both, or name a destination in deliver_to"
+                    "add both (or url), or name a destination in deliver_to"
                 )
         for name in self.deliver_to:
             if name not in self.peers:
                 known = ", ".join(self.peers) or "none"
                 raise ValueError(f"deliver_to: there is no peer {name!r} (known peers: {known})")
             if not self.peers[name].reachable:
-                raise ValueError(f"deliver_to: peer {name!r} has no host and port")
+                raise ValueError(f"deliver_to: peer {name!r} has no host and port, and no url")
         return self
 
     @classmethod
@@ -180,7 +251,7 @@ class Settings(BaseSettings):
 
     def peer_named_by_title(self, ae_title: str) -> str | None:
         """Name of the peer with this AE title."""
-        return next((name for name, peer in self.peers.items() if peer.ae_title == ae_title), None)
+        return next((name for name, p in self.peers.items() if ae_title and p.ae_title == ae_title), None)
 
     def destinations(self, senders: frozenset[str]) -> tuple[str, ...]:
         """Names of the peers that get what was derived from images of these AE titles."""
@@ -230,6 +301,6 @@ def _in_words(item: Any) -> str:
     if item["type"] == "missing":
         return f"{place}: is missing"
     message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if not place:
-        return str(message)
+    if not place or isinstance(item["input"], dict) or "login" in item["loc"]:  # may hold a secret
+        return f"{place}: {message}" if place else str(message)
     return f"{place}: {message} (it is {item['input']!r})"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 import pydicom
+from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
@@ -121,12 +122,9 @@ class StoreLink:
         title = self._peer.ae_title
         if not self._assoc.is_established:
             return Sent("lost", f"{title} ended the association")
-        try:
-            ds = pydicom.dcmread(item.path)
-        except FileNotFoundError:
-            return Sent("refused", f"{item.path.name} is no longer in the data folder")
-        except Exception as error:  # a damaged file must not hold up the others
-            return Sent("refused", f"{item.path.name} in the data folder cannot be read ({type(error).__name__})")
+        ds = read(item)
+        if isinstance(ds, Sent):
+            return ds
         try:
             status = self._assoc.send_c_store(ds).get("Status")
         except ValueError:
@@ -142,8 +140,18 @@ class StoreLink:
         return _not_accepted(self._peer, sop_class_uid, rejected[0].result if rejected else None)
 
 
+def read(item: Item) -> Dataset | Sent:
+    """The object, or the answer of one that cannot be read: it must not hold up the others."""
+    try:
+        return pydicom.dcmread(item.path)
+    except FileNotFoundError:
+        return Sent("refused", f"{item.path.name} is no longer in the data folder")
+    except Exception as error:
+        return Sent("refused", f"{item.path.name} in the data folder cannot be read ({type(error).__name__})")
+
+
 def judged(status: int, who: str) -> Sent:
-    """What a C-STORE status means for the object."""
+    """What the status of a C-STORE, or the reason that STOW-RS gives, means for the object."""
     if status == 0:
         return Sent("stored")
     meaning = STORAGE_SERVICE_CLASS_STATUS.get(status, ("", "unknown status"))[1]

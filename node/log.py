@@ -91,5 +91,6 @@ def configure(stream: TextIO | None = None) -> logging.Handler:
         library.handlers[:] = []
         library.propagate = True
         library.setLevel(_FOREIGN_LEVEL)
+    logging.getLogger("retrying").setLevel(logging.CRITICAL)  # of dicomweb-client, told not to repeat
     logging.captureWarnings(True)
     return handler

@@ -67,7 +67,7 @@ class Receiver:
         self._committer = committer
         self._spool = spool
         self._journal = journal
-        self._peers = frozenset(peer.ae_title for peer in settings.peers.values())
+        self._peers = frozenset(peer.ae_title for peer in settings.peers.values() if peer.ae_title)
 
     def start(self) -> int:
         """Listen; the port."""

@@ -30,6 +30,7 @@ from node.notices import Notifier
 from node.outbox import Outbox
 from node.receive import Receiver
 from node.spool import Spool
+from node.stow import StowLink
 from node.warm import ABOUT_S, SHIPPED, Warmed, choose_cache, is_warm, kernel_cache
 
 JOURNAL = "journal.sqlite"
@@ -184,6 +185,8 @@ class Node:
         peer = self.settings.peers.get(name)
         if peer is None or not peer.reachable:
             raise Unreachable(f"peer {name!r} is no longer in the configuration")
+        if peer.url:
+            return StowLink(peer)
         return StoreLink(peer, self.settings.ae_title, classes)
 
     def __enter__(self) -> Self:

@@ -28,6 +28,7 @@ PEERS = {
     "dcmdump": "apt-get install dcmtk",
     "storescu": "apt-get install dcmtk",
     "ip": "apt-get install iproute2",
+    "openssl": "apt-get install openssl",
 }
 SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 

@@ -92,9 +92,20 @@ def test_results_go_back_to_the_sender_or_where_the_site_says(toml: Toml) -> Non
         ("quiet = 60", "quiet: there is no such setting"),
         ("port = 70000", "port: must be less than or equal to 65535 (it is 70000)"),
         ('ae_title = "A TITLE THAT IS TOO LONG"', "ae_title: an AE title has 1 to 16 printable ASCII characters"),
-        ("[peers.x]\nhost = 'h'\nport = 1", "peers.x.ae_title: is missing"),
+        ("[peers.x]\nhost = 'h'\nport = 1", "peers.x: has neither ae_title nor url"),
         ("[peers.x]\nae_title = 'X'\nhost = 'h'", "peers.x: host and port come together"),
         ("[peers.x]\nae_title = 'X'", "peers.x: has no host and port, so its results have nowhere to go"),
+        ("[peers.x]\nae_title = 'X'\ncommitment = true", "peers.x: commitment needs host and port"),
+        ("[peers.x]\nurl = 'ftp://h'", "peers.x: url is https://host/path, without user, password or query"),
+        ("[peers.x]\nurl = 'https://u:secret@h'", "peers.x: url is https://host/path, without user"),
+        ("[peers.x]\nurl = 'https://h?token=secret'", "peers.x: url is https://host/path, without user"),
+        ("[peers.x]\nurl = 'https://h'\nhost = 'h'\nport = 1", "peers.x: give host and port, or url"),
+        ("[peers.x]\nurl = 'http://h'\nlogin.token = 'secret'", "peers.x: login is sent over https alone"),
+        ("[peers.x]\nurl = 'https://h'\nlogin.token = ['secret']", "peers.x.login.token: must be"),
+        ("[peers.x]\nurl = 'https://h'\nlogin = {token='secret', password='secret'}", "peers.x.login: give one of"),
+        ("[peers.x]\nurl = 'https://h'\nlogin = {user='u'}", "peers.x.login: user and password"),
+        ("[peers.x]\nurl = 'https://h'\nlogin = {certificate='c'}", "peers.x.login: certificate and key"),
+        ("[peers.x]\nae_title = 'X'\nlogin = {token='secret'}", "peers.x: login and authorities belong to a url"),
         ("[peers.x]\nae_title = 'X'\nhost = 'h'\nport = 1\nprot = 2", "peers.x.prot: there is no such setting"),
         ("[peers.x]\nae_title = 'QSMHEALTH'\nhost = 'h'\nport = 1", "QSMHEALTH belongs to the health check"),
         ('deliver_to = ["pax"]\n' + GOOD, "deliver_to: there is no peer 'pax' (known peers: pacs, archive)"),
@@ -106,6 +117,7 @@ def test_a_mistake_is_named(toml: Toml, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         load(toml(text))
     assert message in str(error.value)
+    assert "secret" not in str(error.value)
 
 
 def test_every_mistake_is_told_at_once(toml: Toml) -> None:
@@ -123,3 +135,20 @@ def test_the_names_of_recipes_are_those_that_exist() -> None:
     from recon.recipe import RECIPES  # noqa: PLC0415  brings numba along
 
     assert set(RECIPE_NAMES) == set(RECIPES)
+
+
+def test_a_secret_comes_from_the_environment_or_a_file_and_is_not_shown(
+    toml: Toml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QSM_NODE_PEERS__WEB__LOGIN__TOKEN", "s3cret")
+    web = load(toml("[peers.web]\nurl = 'https://h/dicom-web'")).peers["web"]
+    assert web.login is not None
+    assert web.login.read() == ("s3cret", "")
+    assert "s3cret" not in repr(web)
+    monkeypatch.delenv("QSM_NODE_PEERS__WEB__LOGIN__TOKEN")
+    (tmp_path / "password").write_text("from-file\n")
+    login = f"login = {{user = 'u', password_file = '{tmp_path / 'password'}'}}"
+    web = load(toml(f"[peers.web]\nurl = 'https://h/dicom-web'\n{login}")).peers["web"]
+    assert web.login is not None
+    assert web.login.read() == ("", "from-file")
+    assert load(toml("[peers.web]\nurl = 'https://h'")).peer_named_by_title("") is None

@@ -17,11 +17,14 @@ from typing import Any, TypeVar
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import MRImageStorage
 
 from node.config import Peer, Settings
+from node.deliver import Item
 from node.load import load
 from node.overview import asides, deliveries, summaries
 from node.service import Node
+from node.stow import StowLink
 from recon.pipeline import Result, reconstruct
 
 T = TypeVar("T")
@@ -217,6 +220,33 @@ def route_and_check(
         check_series(pacs, tiny_study)
     finally:
         pacs.stop()
+
+
+@pytest.mark.peers
+def test_what_is_sent_by_stow_is_stored_once(
+    peer: Callable[[str], str], plugin: Path, network: Network, tmp_path: Path, tiny_study: list[Path],
+    eventually: Callable[..., None],
+) -> None:  # fmt: skip
+    def store_twice() -> None:
+        pacs = Orthanc(peer("Orthanc"), plugin, network, tmp_path, free_port())
+        try:
+            eventually(pacs.answers, "Orthanc answers", 60)
+            items = [Item(MRImageStorage, str(pydicom.dcmread(path).SOPInstanceUID), path) for path in tiny_study]
+            link = StowLink(Peer(url=f"http://127.0.0.1:{pacs.http_port}/dicom-web"))
+            for _ in range(2):
+                assert {answer.outcome for answer in link.send(items[:8])} == {"stored"}
+            damaged = tmp_path / "damaged.dcm"
+            ds = pydicom.dcmread(tiny_study[8])
+            del ds.SOPInstanceUID, ds.StudyInstanceUID
+            ds.save_as(damaged)
+            (refused, stored) = link.send([Item(MRImageStorage, "1.2", damaged), items[9]])
+            assert (refused.outcome != "stored", stored.outcome) == (True, "stored")
+            link.close()
+            assert pacs.instances() == 9
+        finally:
+            pacs.stop()
+
+    network.run(store_twice)
 
 
 def check_series(pacs: Orthanc, tiny_study: list[Path]) -> None:
