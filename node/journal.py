@@ -198,6 +198,11 @@ class Journal:
             instances = db.execute(
                 "SELECT sha256, sender FROM instance WHERE acquisition_id = ? ORDER BY sha256", (acquisition,)
             ).fetchall()
+            earlier = db.execute(
+                "SELECT derived_at FROM job WHERE acquisition_id = ? AND id < ? AND state = 'done' AND notice = '' "
+                "AND EXISTS (SELECT 1 FROM delivery WHERE job_id = job.id) ORDER BY id DESC LIMIT 1",
+                (acquisition, id_),
+            ).fetchone()
         return Job(
             id_,
             acquisition,
@@ -207,6 +212,7 @@ class Journal:
             tuple(sha256 for sha256, _ in instances),
             frozenset(sender for _, sender in instances),
             _NOTICE.validate_json(notice) if notice else None,
+            datetime.fromisoformat(earlier[0]) if earlier and not notice else None,
         )
 
     def finish(self, job: Job, results: Iterable[Result], destinations: Iterable[str], report: str = "") -> bool:

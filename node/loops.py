@@ -216,6 +216,7 @@ class Reconstructor:
             parametric_map=self._settings.parametric_map,
             notice=job.notice,
             site=self._settings.site,
+            supersedes=job.supersedes,
         )
         log.info("job started", job=job.id, acquisition=job.acquisition_id, attempt=job.attempts)
         start_s = time.monotonic()

@@ -68,7 +68,10 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A leased job with what it needs. ``sha256s`` name the objects in the spool; ``notice``: makes this page."""
+    """A leased job with what it needs. ``sha256s`` name the objects in the spool; ``notice``: makes this page.
+
+    ``supersedes``: when the result was derived that was delivered before further images came.
+    """
 
     id: int
     acquisition_id: int
@@ -78,6 +81,7 @@ class Job:
     sha256s: tuple[str, ...]
     senders: frozenset[str]
     notice: Notice | None = None
+    supersedes: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,8 @@ class JobSpec:
         A page that is made instead of a reconstruction.
     site
         What the site decides about its scanners and scans.
+    supersedes
+        Time of derivation of the result that this one takes the place of.
     """
 
     paths: tuple[Path, ...]
@@ -155,6 +161,7 @@ class JobSpec:
     parametric_map: bool = False
     notice: Notice | None = None
     site: Site = Site()
+    supersedes: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

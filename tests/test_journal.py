@@ -191,6 +191,9 @@ class Agreement(RuleBasedStateMachine):
             owner = list(self.acquisitions.values())[job.acquisition_id - 1]
             assert ready[0] is self.page or ready[0] in owner.jobs
             assert job.sha256s == tuple(sorted(owner.instances.values()))
+            sent = {d.job for d in self.deliveries.values()}
+            earlier = [j for j in owner.jobs if j.id < job.id and j.state == "done" and j.id in sent]
+            assert job.supersedes == (DERIVED_AT if earlier and not job.notice else None)
             self.leased[job.id] = job
 
     @rule(how=st.sampled_from(("finish", "again", "failed", "release")), pick=st.integers(0, 9))
