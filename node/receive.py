@@ -30,10 +30,11 @@ from pynetdicom.transport import AssociationSocket
 
 from node.assemble import acquisition_key
 from node.association import MAXIMUM_PDU, VERIFICATION, on_open
+from node.codecs import IMAGE_TRANSFER_SYNTAXES
 from node.commitment import Committer, reports_context
 from node.config import HEALTH_AE_TITLE, Settings
 from node.errors import Unreadable
-from node.intake import IMAGE_CLASSES, IMAGE_TRANSFER_SYNTAXES, NotForUs, examine
+from node.intake import IMAGE_CLASSES, NotForUs, examine
 from node.journal import Journal
 from node.log import get_logger
 from node.records import Received
@@ -189,7 +190,7 @@ class Receiver:
         if self._journal.seen(uid) == sha256:
             return
         head = b"\0" * 128 + b"DICM" + encode_file_meta(event.file_meta)
-        header = examine(sop_class, uid, head + data, self._settings.site)
+        header = examine(sop_class, uid, event.context.transfer_syntax, head, data, self._settings.site)
         self._spool.keep(sha256, (head, data))
         outcome = self._journal.add(
             Received(header.study_uid, acquisition_key(header), uid, sha256, sender, header.to_json())
@@ -231,17 +232,23 @@ def guard(connection: AssociationSocket, alarm: Callable[[str], None]) -> None:
 
 
 def _storage_contexts(proposed: list[PresentationContext]) -> list[PresentationContext]:
-    """What is accepted of a proposal: every storage class, private ones too; images best in what can be decoded."""
-    contexts = []
+    """What is accepted of a proposal: every storage class, private ones too; images best in what can be decoded.
+
+    A class may be proposed several times, in other transfer syntaxes each time: the first of ours that a proposal
+    holds is taken.
+    """
+    syntaxes: dict[UID, list[UID]] = {}
     for context in proposed:
-        uid = UID(str(context.abstract_syntax))
+        of_class = syntaxes.setdefault(UID(str(context.abstract_syntax)), [])
+        of_class += [syntax for syntax in context.transfer_syntax if syntax not in of_class]
+    contexts = []
+    for uid, of_class in syntaxes.items():
         if uid in IMAGE_CLASSES:
-            usable: list[str | UID] = [
-                syntax for syntax in IMAGE_TRANSFER_SYNTAXES if syntax in context.transfer_syntax
-            ]
-            contexts.append(build_context(uid, usable or list(context.transfer_syntax)))
+            usable = [syntax for syntax in IMAGE_TRANSFER_SYNTAXES if syntax in of_class]
+            others = [syntax for syntax in of_class if syntax not in usable]
+            contexts.append(build_context(uid, [*usable, *others]))
         elif _is_storage(uid):
-            contexts.append(build_context(uid, list(context.transfer_syntax)))
+            contexts.append(build_context(uid, [*of_class]))
     return contexts
 
 
