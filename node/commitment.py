@@ -138,7 +138,7 @@ class Committer:
         except Unreachable as why:
             problem = str(why)
         if problem and not self.lanes.ending:
-            self._journal.deliveries.asked(stored, transaction, pause_s(asked), f"not committed yet: {problem}")
+            self._journal.deliveries.asked(stored, transaction, pause_s(asked), problem)
             log.warning("commitment cannot be asked for", destination=name, objects=len(stored), reason=problem)
         with self._reported:
             self._open.discard(transaction)

@@ -22,6 +22,7 @@ LONGEST_PAUSE_S = 900.0
 LONGEST_WAIT_S = 6 * 3600.0
 """Between attempts to send, and between requests for commitment. What says that it waits for longer was put off
 before the clock was set back: it is due."""
+_NOT_YET = "not committed yet: "
 
 
 class Deliveries:
@@ -72,14 +73,21 @@ class Deliveries:
             destination, self._clock(), LONGEST_WAIT_S,
         )  # fmt: skip
 
-    def asked(self, deliveries: Iterable[Delivery], transaction_uid: str, again_in_s: float, note: str = "") -> None:
-        """The destination is asked for commitment, and will be again after a while without an answer."""
+    def asked(
+        self, deliveries: Iterable[Delivery], transaction_uid: str, again_in_s: float, problem: str = ""
+    ) -> None:
+        """The destination is asked for commitment, and will be again after a while without an answer.
+
+        A problem with that is told where the peer has not warned of the object itself.
+        """
         again_at = self._clock() + again_in_s
+        told = f"{_NOT_YET}{problem}" if problem else ""
         with self._db.transaction() as db:
             db.executemany(
-                "UPDATE delivery SET transaction_uid = ?, asked = asked + 1, next_try_at = ?, "
-                "sentence = CASE WHEN ?3 <> '' THEN ?3 ELSE sentence END WHERE id = ?4 AND state = 'stored'",
-                [(transaction_uid, again_at, note, d.id) for d in deliveries],
+                "UPDATE delivery SET transaction_uid = ?1, asked = asked + 1, next_try_at = ?2, sentence = CASE "
+                f"WHEN sentence = '' OR sentence LIKE '{_NOT_YET}%' THEN ?3 ELSE sentence END "
+                "WHERE id = ?4 AND state = 'stored'",
+                [(transaction_uid, again_at, told, d.id) for d in deliveries],
             )
 
     def uncommitted(self, destination: str, sop_instance_uids: Iterable[str]) -> list[Delivery]:
@@ -93,7 +101,8 @@ class Deliveries:
         """The destination has taken responsibility for these."""
         with self._db.transaction() as db:
             db.executemany(
-                "UPDATE delivery SET state = 'committed', sentence = '' WHERE id = ? AND state = 'stored'",
+                "UPDATE delivery SET state = 'committed', sentence = CASE "
+                f"WHEN sentence LIKE '{_NOT_YET}%' THEN '' ELSE sentence END WHERE id = ? AND state = 'stored'",
                 [(d.id,) for d in deliveries],
             )
 

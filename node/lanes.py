@@ -7,14 +7,17 @@ from collections.abc import Callable
 
 from node.log import get_logger
 
+REST_S = 5.0
+"""After a failure of ours: on a full disk the journal cannot note what was sent, and it is sent again."""
+
 log = get_logger("node.lanes")
 
 
 class Lanes:
     """Runs tasks in daemon threads; each lane takes so many at a time.
 
-    A task that raises is logged. After `end` nothing starts, and what a task raises is of no more interest: what it
-    worked with may be closed.
+    What a task raises is logged, and its lane rests. After `end` nothing starts, and what a task raises is of no more
+    interest: what it worked with may be closed.
     """
 
     def __init__(self) -> None:
@@ -33,7 +36,11 @@ class Lanes:
             if self._ending or self._running.get(lane, 0) >= width:
                 return False
             self._running[lane] = self._running.get(lane, 0) + 1
-        threading.Thread(target=self._run, args=(lane, task), name=f"lane-{lane}", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(lane, task), name=f"lane-{lane}", daemon=True).start()
+        except RuntimeError:  # the system has no more threads
+            self._leave(lane)
+            return False
         return True
 
     def _run(self, lane: str, task: Callable[[], object]) -> None:
@@ -42,10 +49,15 @@ class Lanes:
         except Exception:
             if not self._ending:
                 log.exception("a task failed and is repeated", lane=lane)
-        finally:
             with self._changed:
-                self._running[lane] -= 1
-                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._ending, REST_S)
+        finally:
+            self._leave(lane)
+
+    def _leave(self, lane: str) -> None:
+        with self._changed:
+            self._running[lane] -= 1
+            self._changed.notify_all()
 
     def end(self) -> None:
         """Start no further task."""

@@ -41,8 +41,6 @@ class Outbox:
     ----------
     open_link
         See `Open`.
-    delivered
-        Called after a round in which something was stored.
     clock
         Seconds since the epoch, as the journal's.
     """
@@ -52,13 +50,11 @@ class Outbox:
         journal: Journal,
         settings: Settings,
         open_link: Open,
-        delivered: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._journal = journal
         self._settings = settings
         self._open_link = open_link
-        self._delivered = delivered
         self._clock = clock
         self._links: set[Link] = set()
         self._lock = threading.Lock()
@@ -90,12 +86,9 @@ class Outbox:
                 width = min(self._settings.peers[destination].associations, -(-len(due) // HANDFUL))
                 for _ in range(width - 1):
                     self.lanes.start(destination, partial(self._help, destination, classes, rest), width)
-                answered = self._empty(link, rest, destination)
+                self._empty(link, rest, destination)
         except Unreachable as why:
-            answered, rest = False, deque(due)
-            self._put_off(rest, Sent("lost", str(why)), destination)
-        if answered:
-            self._delivered()
+            self._put_off(due, Sent("lost", str(why)), destination)
 
     def _help(self, destination: str, classes: frozenset[str], rest: deque[Delivery]) -> None:
         if not rest:
@@ -118,8 +111,8 @@ class Outbox:
             with self._lock:
                 self._links.remove(link)
 
-    def _empty(self, link: Link, rest: deque[Delivery], destination: str) -> bool:
-        """Send the rest, a handful at a time, as long as the link lives. Whether the peer answered anything."""
+    def _empty(self, link: Link, rest: deque[Delivery], destination: str) -> None:
+        """Send the rest, a handful at a time, as long as the link lives; without any answer, put off what is left."""
         outcomes: Counter[str] = Counter()
         problem = Sent("stored")
         while rest and link.alive and not self.lanes.ending:
@@ -128,15 +121,13 @@ class Outbox:
             self._note(handful, answers)
             outcomes.update(answer.outcome for answer in answers)
             problem = next((answer for answer in answers if answer.outcome != "stored"), problem)
-        answered = outcomes.total() > outcomes["lost"]
-        if outcomes and not answered and not self.lanes.ending:
+        if 0 < outcomes.total() == outcomes["lost"]:
             self._put_off(_taken(rest, len(rest)), problem, destination)
         if problem.outcome != "stored" and not self.lanes.ending:
             failed = outcomes.total() - outcomes["stored"]
             log.warning("delivery failed", destination=destination, objects=failed, reason=problem.note)
         if outcomes["stored"]:
             log.info("delivered", destination=destination, objects=outcomes["stored"])
-        return answered
 
     def _send(self, link: Link, handful: Sequence[Delivery]) -> list[Sent]:
         """Answers for all, or for the first ones if the node stops meanwhile."""

@@ -35,7 +35,7 @@ class Node:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.now = START_S
-        self.free = 1e15
+        self.free = 5e11
         self.settings = Settings(
             data_dir=folder, keep_days=7.0, keep_gb=1.0,
             peers={"pacs": Peer(ae_title="PACS", host="127.0.0.1", port=1)},

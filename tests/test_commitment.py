@@ -232,6 +232,18 @@ def test_a_late_report_counts_where_it_commits(desk: Desk) -> None:
 
 
 @with_archive("refuses")
+def test_a_warning_stays_whatever_becomes_of_commitment(desk: Desk) -> None:
+    first, *_ = desk.journal.deliveries.uncommitted("archive", ["2.25.0"])
+    desk.journal.deliveries.enter([Attempt(first, "stored", "0xB000")])
+    desk.ask()
+    desk.archive.way = "same association"
+    desk.clock.now += 4 * FIRST_PAUSE_S
+    desk.ask()
+    told = {(g.state, g.objects, g.sentence) for g in deliveries(desk.journal, 1)}
+    assert told == {("committed", 1, "0xB000"), ("committed", 2, "")}
+
+
+@with_archive("refuses")
 def test_a_peer_that_refuses_is_named_and_asked_again(desk: Desk) -> None:
     desk.ask()
     (group,) = deliveries(desk.journal, 1)
