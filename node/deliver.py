@@ -6,6 +6,7 @@ Knows no journal and decides nothing about trying again except how long to wait.
 from __future__ import annotations
 
 import random
+import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,13 @@ class Sent:
     note: str
 
 
-def send(peer: Peer, calling: str, items: Sequence[Item], stop: Callable[[], bool] = lambda: False) -> list[Sent]:
+def send(
+    peer: Peer,
+    calling: str,
+    items: Sequence[Item],
+    stop: Callable[[], bool] = lambda: False,
+    tls: ssl.SSLContext | None = None,
+) -> list[Sent]:
     """C-STORE objects over one association; one answer for each, in order.
 
     Parameters
@@ -53,8 +60,10 @@ def send(peer: Peer, calling: str, items: Sequence[Item], stop: Callable[[], boo
         Our AE title.
     stop
         Asked between objects: True ends the association early; the rest counts as not taken.
+    tls
+        The node's credentials, for a peer that is sent to over TLS.
     """
-    assoc = _associate(peer, calling, sorted({item.sop_class_uid for item in items}))
+    assoc = _associate(peer, calling, sorted({item.sop_class_uid for item in items}), tls=tls)
     if not assoc.is_established:
         return [Sent(False, _why_not(assoc, peer))] * len(items)
     answers = []
@@ -90,7 +99,9 @@ def pause_s(attempts: int, chance: Callable[[], float] = random.random) -> float
     return longest * (0.5 + chance() / 2)
 
 
-def _associate(peer: Peer, calling: str, classes: Iterable[str], timeout_s: float = 30.0) -> Association:
+def _associate(
+    peer: Peer, calling: str, classes: Iterable[str], timeout_s: float = 30.0, tls: ssl.SSLContext | None = None
+) -> Association:
     ae = AE(calling)
     ae.maximum_pdu_size = MAXIMUM_PDU
     ae.connection_timeout = min(timeout_s, 15.0)
@@ -99,7 +110,9 @@ def _associate(peer: Peer, calling: str, classes: Iterable[str], timeout_s: floa
     for uid in classes:
         ae.add_requested_context(uid, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, on_open)]
-    return ae.associate(peer.host or "", peer.port or 0, ae_title=peer.ae_title, evt_handlers=handlers)
+    host = peer.host or ""
+    tls_args = (tls, peer.certified_as or host) if tls else None
+    return ae.associate(host, peer.port or 0, ae_title=peer.ae_title, evt_handlers=handlers, tls_args=tls_args)
 
 
 def _why_not(assoc: Association, peer: Peer) -> str:
@@ -109,7 +122,8 @@ def _why_not(assoc: Association, peer: Peer) -> str:
     if assoc.rejected_contexts:
         names = ", ".join(UID(str(context.abstract_syntax)).name for context in assoc.rejected_contexts)
         return f"{peer.ae_title} does not accept {names}"
-    return f"no association with {peer.ae_title} at {peer.host}:{peer.port}: nobody answers there"
+    tls = ", or not over TLS with a certificate that is trusted (the log says more)" if peer.tls else ""
+    return f"no association with {peer.ae_title} at {peer.host}:{peer.port}: nobody answers there{tls}"
 
 
 def _store(assoc: Association, peer: Peer, item: Item) -> Sent:

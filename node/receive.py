@@ -1,7 +1,8 @@
 """The storage SCP: an object is answered with Success when, and only when, it is safe in spool and journal.
 
 Every storage class is accepted, because PACS and scanners route whole studies; what is not for us is answered
-Success, not kept, and counted. Only the peers of the configuration are heard. Does not know what acquisitions are.
+Success (unless the site wants otherwise), not kept, and counted. `access` says who is heard, `listener` reads from
+the network. Does not know what acquisitions are.
 
 References: PS3.4 Annex B (storage service class, Table B.2-1 for the status codes), PS3.8 section 9.3.
 """
@@ -9,9 +10,9 @@ References: PS3.4 Annex B (storage service class, Table B.2-1 for the status cod
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
-import struct
+import ssl
+import sys
 import threading
 from collections.abc import Callable
 from typing import cast
@@ -28,25 +29,26 @@ from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import AssociationSocket
 
+from node.access import Caller, Denial, denial
 from node.assemble import acquisition_key
 from node.association import MAXIMUM_PDU, VERIFICATION, on_open
 from node.config import HEALTH_AE_TITLE, Settings
 from node.errors import Unreadable
 from node.intake import IMAGE_CLASSES, IMAGE_TRANSFER_SYNTAXES, NotForUs, examine
 from node.journal import Journal
+from node.listener import DEFAULT_LIMITS, Limits, Listener
 from node.log import get_logger
 from node.records import Received
 from node.spool import NoSpace, Spool, digest
+from node.tls import Credentials, names
 
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
 CANNOT_UNDERSTAND = 0xC000
 PROCESSING_FAILURE = 0x0110
+CLASS_NOT_SUPPORTED = 0x0122
 NOT_AUTHORISED = 0x0124
 
-_LARGEST_MESSAGE = 1 << 20
-"""No PDU is longer: an association request has at most 128 presentation contexts."""
-_MAXIMUM_ASSOCIATIONS = 64
 _LONGEST_SILENCE_S = 600.0
 """A sender that says nothing for so long, and for three quiet times, is taken for dead."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -55,87 +57,109 @@ log = get_logger("node.receive")
 
 
 class Receiver:
-    """Listens from `start` to `stop`."""
+    """Listens from `start` to `stop`.
 
-    def __init__(self, settings: Settings, spool: Spool, journal: Journal) -> None:
+    Attributes
+    ----------
+    port, tls_port
+        Where it listens, after `start`; `tls_port` is None without TLS.
+    """
+
+    port: int
+    tls_port: int | None = None
+
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Spool,
+        journal: Journal,
+        credentials: Credentials | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         self._settings = settings
         self._spool = spool
         self._journal = journal
+        self._credentials = credentials
+        self._limits = limits
         self._peers = frozenset(peer.ae_title for peer in settings.peers.values())
+        self._associations: list[Association] = []
+        self._admitting = threading.Lock()
 
     def start(self) -> int:
-        """Listen; the port."""
-        ae = AE(self._settings.ae_title)
-        ae.maximum_pdu_size = MAXIMUM_PDU
-        ae.maximum_associations = _MAXIMUM_ASSOCIATIONS
-        ae.network_timeout = max(_LONGEST_SILENCE_S, 3 * self._settings.quiet_s)
-        ae.require_called_aet = True
-        ae.require_calling_aet = [*self._peers, HEALTH_AE_TITLE]
-        self._ae = ae
-        server = ae.start_server(
-            (self._settings.host, self._settings.port),
-            block=False,
-            contexts=[build_context(VERIFICATION)],
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, self._on_connection),
-                (evt.EVT_REQUESTED, self._on_request),
-                (evt.EVT_REJECTED, self._on_rejection),
-                (evt.EVT_C_STORE, self._on_store),
-            ],
-        )
-        assert server is not None  # it is None for a blocking server alone
-        self._server = server
-        return int(server.server_address[1])
+        """Listen; the port without TLS."""
+        settings = self._settings
+        self._ae = AE(settings.ae_title)
+        self._ae.maximum_pdu_size = MAXIMUM_PDU
+        self._ae.maximum_associations = sys.maxsize  # `denial` counts
+        self._ae.network_timeout = max(_LONGEST_SILENCE_S, 3 * settings.quiet_s)
+        self._ae.require_calling_aet = [*self._peers, HEALTH_AE_TITLE]
+        plain = self._listener(settings.host, settings.port)
+        try:
+            if self._credentials and settings.tls and settings.tls.port is not None:
+                host = settings.tls.host or settings.host
+                self.tls_port = self._listener(host, settings.tls.port, self._credentials.server).listen()
+        except OSError:
+            plain.server_close()
+            raise
+        self.port = plain.listen()
+        return self.port
+
+    def _listener(self, host: str, port: int, tls: Callable[[], ssl.SSLContext] | None = None) -> Listener:
+        handlers = [
+            (evt.EVT_CONN_OPEN, on_open),
+            (evt.EVT_REQUESTED, self._on_request),
+            (evt.EVT_C_STORE, self._on_store),
+        ]
+        contexts = [build_context(VERIFICATION)]
+        try:
+            return Listener(self._ae, (host, port), contexts, handlers, tls, self._on_nonsense, self._limits)
+        except OSError as error:
+            raise OSError(error.errno, f"{host}:{port}: {error.strerror or error}") from error
 
     def stop(self) -> None:
         """Listen no more; open associations are aborted, and a running C-STORE ends first."""
-        established = [a for a in self._server.active_associations if a.is_established]
+        established = self._open()
         self._ae.shutdown()
         for association in established:
             association.join(timeout=10.0)
 
     def senders(self) -> frozenset[str]:
         """Calling AE titles that have an association open now."""
-        return frozenset(a.requestor.ae_title for a in self._server.active_associations if a.is_established)
+        return frozenset(a.requestor.ae_title for a in self._open())
+
+    def _open(self) -> list[Association]:
+        return [a for a in self._associations if a.is_established]
 
     # --- who is heard
 
-    def _on_connection(self, event: evt.Event) -> None:
-        on_open(event)
-        host = event.assoc.requestor.address
-
-        def alarm(what: str) -> None:
-            log.warning("bytes that are not DICOM", sender=host, reason=what)
-            self._journal.count("rejected", what, host)
-
-        guard(cast(AssociationSocket, event.assoc.dul.socket), alarm)
+    def _on_nonsense(self, what: str, address: str) -> None:
+        log.warning("no DICOM peer", sender=address, reason=what)
+        self._journal.count("rejected", what, address)
 
     def _on_request(self, event: evt.Event) -> None:
-        """Decide what this caller may propose, before the negotiation."""
+        """Decide whether this caller is heard and what it may propose, before the negotiation."""
         assoc = event.assoc
         request = cast(A_ASSOCIATE, assoc.requestor.primitive)
-        if request.calling_ae_title in self._peers:
-            proposed = request.presentation_context_definition_list
-            assoc.acceptor.supported_contexts = [build_context(VERIFICATION), *_storage_contexts(proposed)]
-        elif request.calling_ae_title == HEALTH_AE_TITLE and not is_local(
-            assoc.requestor.address, _own_address(assoc)
-        ):
-            assoc.acse.send_reject(0x01, 0x01, 0x03)  # permanent, by the user, calling AE title not recognised
-            self._on_rejection(event)
+        caller = _caller(assoc, request)
+        with self._admitting:
+            self._associations = [a for a in self._associations if a.is_alive() and not a._kill]
+            open_now = [cast(A_ASSOCIATE, a.requestor.primitive).calling_ae_title for a in self._associations]
+            refused = denial(caller, self._settings, open_now)
+            if refused is None and caller.calling in self._peers:
+                self._associations.append(assoc)
+        if refused:
+            self._on_denial(caller, refused)
+            assoc.acse.send_reject(*refused.answer)
             assoc.kill()
+        elif caller.calling in self._peers:
+            proposed = request.presentation_context_definition_list
+            strict = self._settings.ignored == "reject-context"
+            assoc.acceptor.supported_contexts = [build_context(VERIFICATION), *_storage_contexts(proposed, strict)]
 
-    def _on_rejection(self, event: evt.Event) -> None:
-        requestor = event.assoc.requestor
-        request = cast(A_ASSOCIATE, requestor.primitive)
-        calling, called = request.calling_ae_title, request.called_ae_title
-        if called != self._settings.ae_title:
-            reason = f"association refused: the called AE title is not {self._settings.ae_title}"
-        elif calling in self._peers:
-            reason = f"association refused: more than {_MAXIMUM_ASSOCIATIONS} are open"
-        else:
-            reason = "association refused: the calling AE title is not among the configured peers"
-        log.warning(reason, calling=calling, called=called, address=requestor.address)
-        self._journal.count("rejected", reason, requestor.address)
+    def _on_denial(self, caller: Caller, refused: Denial) -> None:
+        reason = f"association refused: {refused.reason}"
+        log.warning(reason, calling=caller.calling, called=caller.called, address=caller.address)
+        self._journal.count("rejected", reason, caller.address)
 
     # --- what is kept
 
@@ -161,6 +185,8 @@ class Receiver:
         except NotForUs as why:
             log.debug("ignored", reason=str(why), sender=sender, instance=uid)
             self._journal.count("ignored", str(why), sender)
+            if self._settings.ignored == "refuse" and not why.own:
+                return _response(CLASS_NOT_SUPPORTED, str(why))
         except Unreadable as why:
             log.warning("rejected", reason=str(why), sender=sender, instance=uid)
             self._journal.count("rejected", str(why), sender)
@@ -185,37 +211,18 @@ class Receiver:
             )  # fmt: skip
 
 
-def guard(connection: AssociationSocket, alarm: Callable[[str], None]) -> None:
-    """Watch what is read from a connection: bytes that cannot be DICOM raise the alarm and end it.
+def _caller(assoc: Association, request: A_ASSOCIATE) -> Caller:
+    connection = cast(socket.socket, cast(AssociationSocket, assoc.dul.socket).socket)
+    shown = names(connection.getpeercert()) if isinstance(connection, ssl.SSLSocket) else None
+    own = str(connection.getsockname()[0])
+    return Caller(request.calling_ae_title, request.called_ae_title, assoc.requestor.address, own, shown)
 
-    pynetdicom reads a PDU whole, however long it says it is: anyone could have it fill the memory. A PDU starts
-    with its type (1 to 7), a reserved byte and its length as four bytes (PS3.8 section 9.3.1).
+
+def _storage_contexts(proposed: list[PresentationContext], strict: bool = False) -> list[PresentationContext]:
+    """What is accepted of a proposal: every storage class, private ones too; images best in what can be decoded.
+
+    Strict: only images, and only in what can be decoded.
     """
-    read = connection.recv
-    header_next = True
-
-    def recv(nr_bytes: int) -> bytearray:
-        nonlocal header_next
-        data = read(nr_bytes)
-        if not header_next:
-            header_next = True
-            if len(data) < nr_bytes:
-                alarm("the connection ended in the middle of a DICOM message")
-        elif len(data) == nr_bytes:
-            kind, length = struct.unpack(">BxL", data)
-            header_next = False
-            if not 1 <= kind <= 7 or length > _LARGEST_MESSAGE:
-                alarm("what was received is not a DICOM message")
-                raise ConnectionError("not DICOM")
-        elif data:
-            alarm("what was received is not a DICOM message")
-        return data
-
-    connection.recv = recv  # type: ignore[method-assign]
-
-
-def _storage_contexts(proposed: list[PresentationContext]) -> list[PresentationContext]:
-    """What is accepted of a proposal: every storage class, private ones too; images best in what can be decoded."""
     contexts = []
     for context in proposed:
         uid = UID(str(context.abstract_syntax))
@@ -223,8 +230,9 @@ def _storage_contexts(proposed: list[PresentationContext]) -> list[PresentationC
             usable: list[str | UID] = [
                 syntax for syntax in IMAGE_TRANSFER_SYNTAXES if syntax in context.transfer_syntax
             ]
-            contexts.append(build_context(uid, usable or list(context.transfer_syntax)))
-        elif _is_storage(uid):
+            if usable or not strict:
+                contexts.append(build_context(uid, usable or list(context.transfer_syntax)))
+        elif not strict and _is_storage(uid):
             contexts.append(build_context(uid, list(context.transfer_syntax)))
     return contexts
 
@@ -240,16 +248,6 @@ def _is_storage(uid: UID) -> bool:
             register_uid(uid, f"Storage_{uid.replace('.', '_')}", StorageServiceClass)
             return True
     return issubclass(service, StorageServiceClass)
-
-
-def is_local(remote: str, own: str) -> bool:
-    """Whether a caller is on this machine: a loopback address, or the address that it called."""
-    return remote == own or ipaddress.ip_address(remote).is_loopback
-
-
-def _own_address(assoc: Association) -> str:
-    connection = cast(AssociationSocket, assoc.dul.socket)
-    return str(cast(socket.socket, connection.socket).getsockname()[0])
 
 
 def _response(status: int, comment: str = "") -> Dataset:

@@ -27,6 +27,7 @@ from node.loops import Gatherer, Loop, Outbox, Reconstructor
 from node.notices import Notifier
 from node.receive import Receiver
 from node.spool import Spool
+from node.tls import Credentials
 from node.warm import ABOUT_S, SHIPPED, Warmed, choose_cache, is_warm, kernel_cache
 
 JOURNAL = "journal.sqlite"
@@ -51,13 +52,14 @@ class Node:
 
     Attributes
     ----------
-    port
-        Where it listens, after `start`.
+    port, tls_port
+        Where it listens, after `start`; `tls_port` is None without TLS.
     journal
         What it knows, from `start` to `stop`.
     """
 
     port: int
+    tls_port: int | None
     journal: Journal
 
     def __init__(self, settings: Settings, new_worker: Callable[[], Worker] | None = None) -> None:
@@ -82,7 +84,9 @@ class Node:
         Raises
         ------
         CannotStart
-            The data folder cannot be used or belongs to a running node, or the port is taken.
+            The data folder cannot be used or belongs to a running node, or a port is taken.
+        ConfigError
+            The TLS files cannot be used.
         RecipeError
             There is no such recipe, or its file cannot be used.
         """
@@ -96,13 +100,14 @@ class Node:
             self.port = self._receiver.start()
         except OSError as error:
             self._close()
-            where = f"{self.settings.host}:{self.settings.port}"
-            raise CannotStart(f"cannot listen on {where}: {error.strerror or error}") from error
+            raise CannotStart(f"cannot listen on {error.strerror or error}") from error
+        self.tls_port = self._receiver.tls_port
         for loop in self._loops:
             loop.start()
         if not self.settings.peers:
             log.warning("no peers are configured: every association will be refused")
-        log.info("node started", ae_title=self.settings.ae_title, host=self.settings.host, port=self.port)
+        where = {"host": self.settings.host, "port": self.port, "tls_port": self.tls_port}
+        log.info("node started", ae_title=self.settings.ae_title, **where)
         return self
 
     def stop(self) -> None:
@@ -147,6 +152,7 @@ class Node:
 
     def _open(self) -> None:
         settings = self.settings.model_copy(update={"recipe": self._recipe()})
+        self._credentials = Credentials(settings.tls) if settings.tls else None
         spool = Spool(settings.data_dir / "spool", int(settings.min_free_gb * 1e9))
         half_written = spool.clean()
         if half_written:
@@ -155,7 +161,7 @@ class Node:
         outbox = Loop("deliver", Outbox(self.journal, settings, self._send).step, _TICK_S)
         self._reconstructor = Reconstructor(self.journal, spool, settings, self._new_reconstructor, outbox.wake)
         reconstruct = Loop("reconstruct", self._reconstructor.step, _TICK_S)
-        self._receiver = Receiver(settings, spool, self.journal)
+        self._receiver = Receiver(settings, spool, self.journal, self._credentials)
         gatherer = Gatherer(self.journal, settings, self._receiver.senders, reconstruct.wake)
         gather = Loop("gather", gatherer.step, min(_TICK_S, settings.quiet_s / 4))
         self._outbox = outbox
@@ -172,7 +178,8 @@ class Node:
         peer = self.settings.peers.get(name)
         if peer is None or not peer.reachable:
             return [deliver.Sent(False, f"peer {name!r} is no longer in the configuration")] * len(items)
-        return deliver.send(peer, self.settings.ae_title, items, lambda: self._outbox.ending)
+        tls = self._credentials.client() if self._credentials and peer.tls else None
+        return deliver.send(peer, self.settings.ae_title, items, lambda: self._outbox.ending, tls)
 
     def __enter__(self) -> Self:
         return self.start()

@@ -37,7 +37,8 @@ from node.config import HEALTH_AE_TITLE, Peer, Settings
 from node.deliver import echo
 from node.journal import Journal
 from node.overview import Aside, asides, summaries
-from node.receive import Receiver, is_local
+from node.access import is_local
+from node.receive import Receiver
 from node.spool import Spool
 
 SUCCESS = 0x0000
@@ -339,7 +340,7 @@ def test_a_silent_association_outlives_the_quiet_time(start: Start) -> None:
     """Ended at 60 s, as the library has it, a scanner's pause would pass for the end of its study."""
     node = start()
     with association(node.port, [MRImageStorage]):
-        (served,) = node.receiver._server.active_associations
+        (served,) = node.receiver._open()
         assert served.network_timeout is not None
         assert served.network_timeout >= 3 * Settings().quiet_s
 
@@ -417,7 +418,7 @@ def test_who_has_an_association_open(start: Start, eventually: Callable[..., Non
     assert node.receiver.senders() == set()
     with association(node.port, [MRImageStorage]) as assoc:
         eventually(lambda: node.receiver.senders() == {"SCANNER"}, "the sender is seen")
-        (served,) = node.receiver._server.active_associations
+        (served,) = node.receiver._open()
         assert served.dul.socket is not None
         assert served.dul.socket.socket is not None
         assert served.dul.socket.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

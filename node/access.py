@@ -1,0 +1,98 @@
+"""Who may open an association: a pure decision from what a caller says and shows.
+
+Closed by default: whoever the configuration does not name is refused. A peer may be tied to addresses, to TLS and to
+a certificate, since anybody can say an AE title. The caller hears no more than the standard's reason; the log and
+`qsm-node jobs` tell the rest.
+
+References: PS3.8 section 9.3.4 (A-ASSOCIATE-RJ: result, source, reason).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from node.config import HEALTH_AE_TITLE, Peer, Settings
+
+MAXIMUM_ASSOCIATIONS = 64
+MAXIMUM_OF_PEER = 16
+"""So that one peer cannot take all of them."""
+
+_CALLING = (1, 1, 3)
+_CALLED = (1, 1, 7)
+_BUSY = (2, 3, 2)
+"""Permanent: calling, called AE title not recognised. Transient: local limit exceeded."""
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks for an association.
+
+    Parameters
+    ----------
+    calling, called
+        AE titles of the request.
+    address, own_address
+        Of the connection, the caller's end and the node's.
+    names
+        Of the caller's certificate, in small letters; None without TLS.
+    """
+
+    calling: str
+    called: str
+    address: str
+    own_address: str = ""
+    names: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """What a caller is answered (result, source, reason) and what the administrator is told."""
+
+    answer: tuple[int, int, int]
+    reason: str
+
+
+def denial(caller: Caller, settings: Settings, open_now: Sequence[str]) -> Denial | None:
+    """Why a caller is not heard, or None; `open_now` holds the calling AE titles of the open associations."""
+    if caller.called not in settings.called_titles:
+        return Denial(_CALLED, f"the called AE title is not {' or '.join(settings.called_titles)}")
+    if caller.calling == HEALTH_AE_TITLE and is_local(caller.address, caller.own_address):
+        return None
+    peer = next((peer for peer in settings.peers.values() if peer.ae_title == caller.calling), None)
+    if peer is None:
+        return Denial(_CALLING, "the calling AE title is not among the configured peers")
+    if why := _doubt(caller, peer):
+        return Denial(_CALLING, why)
+    for count, limit, whose in (
+        (open_now.count(peer.ae_title), MAXIMUM_OF_PEER, f" of {peer.ae_title}"),
+        (len(open_now), MAXIMUM_ASSOCIATIONS, ""),
+    ):
+        if count >= limit:
+            return Denial(_BUSY, f"{limit} associations{whose} are open")
+    return None
+
+
+def _doubt(caller: Caller, peer: Peer) -> str:
+    """Why a caller is not the peer whose AE title it says, or nothing."""
+    if not peer.may_call_from(_address(caller.address)):
+        return f"{peer.ae_title} is not heard from this address"
+    if peer.tls and caller.names is None:
+        return f"{peer.ae_title} is heard over TLS alone"
+    if peer.certified_as and peer.certified_as.lower() not in (caller.names or ()):
+        return f"the certificate is not that of {peer.certified_as}"
+    return ""
+
+
+def is_local(remote: str, own: str) -> bool:
+    """Whether a caller is on this machine: a loopback address, or the address that it called."""
+    return remote == own or _address(remote).is_loopback
+
+
+def _address(text: str) -> Address:
+    """An address; IPv4 that came over an IPv6 socket as IPv4."""
+    address = ipaddress.ip_address(text)
+    return getattr(address, "ipv4_mapped", None) or address
