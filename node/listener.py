@@ -227,6 +227,12 @@ class _Reader:
         self._deadline = 0.0
         self._header_next = True
         connection.recv = self.recv  # type: ignore[assignment, method-assign]
+        connection._shutdown_socket = self.close  # type: ignore[method-assign]
+
+    def close(self) -> None:
+        """Close the connection, even if the other side has; pynetdicom would leave its descriptor open then."""
+        _hang_up(self._socket)
+        self._socket.close()
 
     def recv(self, size: int) -> bytearray:
         """So many bytes, or fewer at the connection's end: by turns the six of a PDU's header and what it announces.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import random
 import socket
 import sqlite3
@@ -31,13 +30,12 @@ from pydicom.uid import (
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from node import log
+from node.access import is_local
 from node.association import on_open
 from node.config import HEALTH_AE_TITLE, Peer, Settings
 from node.deliver import echo
 from node.journal import Journal
 from node.overview import Aside, asides, summaries
-from node.access import is_local
 from node.receive import Receiver
 from node.spool import Spool
 
@@ -63,20 +61,6 @@ class Running:
 
     def works(self) -> bool:
         return echo(Peer(ae_title="QSMNODE", host="127.0.0.1", port=self.port), "SCANNER") == ""
-
-
-@pytest.fixture
-def captured_log() -> Iterator[io.StringIO]:
-    """The log as it would be written, of our own lines and the libraries'."""
-    loggers = [logging.getLogger(name) for name in ("", "node", "pynetdicom", "pydicom")]
-    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
-    stream = io.StringIO()
-    log.configure(stream)
-    yield stream
-    logging.captureWarnings(False)
-    for logger, level, handlers in before:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
 
 
 Start = Callable[..., Running]
