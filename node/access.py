@@ -1,4 +1,4 @@
-"""Who may open an association: a pure decision from what a caller says and shows.
+"""Who may open an association: a decision from what a caller says and shows. Knows no network.
 
 Closed by default: whoever the configuration does not name is refused. A peer may be tied to addresses, to TLS and to
 a certificate, since anybody can say an AE title. The caller hears no more than the standard's reason; the log and
@@ -28,21 +28,17 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks for an association.
+class Line:
+    """What a connection shows of its caller.
 
     Parameters
     ----------
-    calling, called
-        AE titles of the request.
     address, own_address
-        Of the connection, the caller's end and the node's.
+        The caller's end and the node's.
     names
         Of the caller's certificate, in small letters; None without TLS.
     """
 
-    calling: str
-    called: str
     address: str
     own_address: str = ""
     names: frozenset[str] | None = None
@@ -56,16 +52,32 @@ class Denial:
     reason: str
 
 
-def denial(caller: Caller, settings: Settings, open_now: Sequence[str]) -> Denial | None:
-    """Why a caller is not heard, or None; `open_now` holds the calling AE titles of the open associations."""
-    if caller.called not in settings.called_titles:
+UNDECIDED = Denial((2, 2, 1), "the node could not decide")
+"""Transient: no reason given."""
+
+
+def denial(calling: str, called: str, line: Line, settings: Settings, open_now: Sequence[str]) -> Denial | None:
+    """Why a caller is not heard, or None.
+
+    Parameters
+    ----------
+    calling, called
+        AE titles of the request.
+    line
+        Where the request came from.
+    settings
+        Who may.
+    open_now
+        Calling AE titles of the open associations.
+    """
+    if called not in settings.called_titles:
         return Denial(_CALLED, f"the called AE title is not {' or '.join(settings.called_titles)}")
-    if caller.calling == HEALTH_AE_TITLE and is_local(caller.address, caller.own_address):
+    if calling == HEALTH_AE_TITLE and is_local(line.address, line.own_address):
         return None
-    peer = next((peer for peer in settings.peers.values() if peer.ae_title == caller.calling), None)
+    peer = next((peer for peer in settings.peers.values() if peer.ae_title == calling), None)
     if peer is None:
         return Denial(_CALLING, "the calling AE title is not among the configured peers")
-    if why := _doubt(caller, peer):
+    if why := _doubt(line, peer):
         return Denial(_CALLING, why)
     for count, limit, whose in (
         (open_now.count(peer.ae_title), MAXIMUM_OF_PEER, f" of {peer.ae_title}"),
@@ -76,13 +88,13 @@ def denial(caller: Caller, settings: Settings, open_now: Sequence[str]) -> Denia
     return None
 
 
-def _doubt(caller: Caller, peer: Peer) -> str:
-    """Why a caller is not the peer whose AE title it says, or nothing."""
-    if not peer.may_call_from(_address(caller.address)):
+def _doubt(line: Line, peer: Peer) -> str:
+    """Why a caller may not be the peer whose AE title it says, or nothing."""
+    if not peer.may_call_from(_address(line.address)):
         return f"{peer.ae_title} is not heard from this address"
-    if peer.tls and caller.names is None:
+    if peer.tls and line.names is None:
         return f"{peer.ae_title} is heard over TLS alone"
-    if peer.certified_as and peer.certified_as.lower() not in (caller.names or ()):
+    if peer.certified_as and peer.certified_as.lower() not in (line.names or ()):
         return f"the certificate is not that of {peer.certified_as}"
     return ""
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from pynetdicom import AE, evt
@@ -29,7 +30,7 @@ from node.tls import why_failed
 
 _LARGEST_REQUEST, _LARGEST_MESSAGE = 1 << 18, 1 << 20
 """A request has at most 128 presentation contexts, 150 kB with all syntaxes; the node asks for PDUs of 128 kB."""
-_ASSOCIATION_REQUEST = "Evt6"
+_ASSOCIATION_REQUEST, _CLOSED = "Evt6", "Evt17"
 """PS3.8 Table 9-10."""
 _SAID_NOTHING = (ssl.SSLEOFError, ConnectionError)
 """A connection that ended without a handshake, as a port monitor's does."""
@@ -86,7 +87,7 @@ class Listener(ThreadedAssociationServer):
     tls
         Gives the context for the next connection; None: without TLS.
     alarm
-        Hears of callers that are no DICOM peers: what happened, and the address.
+        ``alarm(what, address=...)`` hears of callers that are no DICOM peers.
     limits
         On time and number.
     """
@@ -100,12 +101,12 @@ class Listener(ThreadedAssociationServer):
         contexts: list[Any],
         handlers: list[Any],
         tls: Callable[[], ssl.SSLContext] | None,
-        alarm: Callable[[str, str], None],
+        alarm: Callable[..., None],
         limits: Limits,
     ) -> None:
         self.limits = limits
+        self.alarm = alarm
         self._tls = tls
-        self._alarm = alarm
         self._waiting: dict[socket.socket, _Waiting] = {}
         self._counting = threading.Lock()
         super().__init__(
@@ -147,7 +148,7 @@ class Listener(ThreadedAssociationServer):
         if waiting is None or waiting.association is None:
             self._forget(request)
         if waiting and waiting.closed_for:
-            self._alarm(waiting.closed_for, waiting.address)
+            self.alarm(waiting.closed_for, address=waiting.address)
 
     def begin(self, connection: socket.socket, association: Association) -> None:
         """Start the association of a connection, unless it was closed for room."""
@@ -177,7 +178,7 @@ class Listener(ThreadedAssociationServer):
                 connection.do_handshake()
             except OSError as error:
                 if not (waiting.closed_for or isinstance(error, _SAID_NOTHING)):
-                    self._alarm(f"TLS handshake failed: {why_failed(error)}", waiting.address)
+                    self.alarm(f"TLS handshake failed: {why_failed(error)}", address=waiting.address)
                 return False
         return True
 
@@ -211,55 +212,54 @@ class _BeginsWithItsRequest(RequestHandler):
         reader = _Reader(cast(AssociationSocket, dul.socket), listener)
         evt.trigger(association, evt.EVT_CONN_OPEN, {"address": self.client_address})
         dul._read_pdu_data()
-        if dul.event_queue.queue[-1] == _ASSOCIATION_REQUEST:
+        came = dul.event_queue.queue[-1]
+        if came == _ASSOCIATION_REQUEST:
             reader.limit_s, reader.largest = listener.limits.message_s, _LARGEST_MESSAGE
             listener.begin(self.request, association)
+        elif came != _CLOSED:
+            reader.alarm("what was received is not an association request")
 
 
 class _Reader:
-    """Reads from a connection instead of pynetdicom: only what can be DICOM, and no message for ever."""
+    """Reads from a connection instead of pynetdicom: only what can be DICOM, and no message for ever.
+
+    What is not ends the connection, as if the other side had closed it.
+    """
 
     def __init__(self, connection: AssociationSocket, listener: Listener) -> None:
         self.limit_s, self.largest = listener.limits.request_s, _LARGEST_REQUEST
-        self._alarm = listener._alarm
-        self._address = connection.assoc.requestor.address
+        self.alarm = partial(listener.alarm, address=connection.assoc.requestor.address)
         self._socket = cast(socket.socket, connection.socket)
         self._deadline = 0.0
         self._header_next = True
         connection.recv = self.recv  # type: ignore[assignment, method-assign]
         connection._shutdown_socket = self.close  # type: ignore[method-assign]
 
-    def close(self) -> None:
-        """Close the connection, even if the other side has; pynetdicom would leave its descriptor open then."""
-        _hang_up(self._socket)
-        self._socket.close()
-
     def recv(self, size: int) -> bytearray:
-        """So many bytes, or fewer at the connection's end: by turns the six of a PDU's header and what it announces.
-
-        Raises
-        ------
-        ConnectionError
-            What comes is not DICOM, or comes too slowly.
-        """
+        """So many bytes, or fewer at the end: by turns the six of a PDU's header and the length that it announces."""
         if self._header_next:
             self._deadline = time.monotonic() + self.limit_s
         try:
             data = self._read(size)
         except TimeoutError:
-            self._refuse(f"no whole DICOM message within {self.limit_s:g} s")
-        if not self._header_next:
-            self._header_next = True
-            if len(data) < size:
-                self._refuse("the connection ended in the middle of a DICOM message")
-        elif len(data) == size:
-            kind, length = struct.unpack(">BxL", data)
-            self._header_next = False
-            if not 1 <= kind <= 7 or length > self.largest:
-                self._refuse("what was received is not a DICOM message")
-        elif data:
-            self._refuse("what was received is not a DICOM message")
+            return self._end(f"no whole DICOM message within {self.limit_s:g} s")
+        except OSError:
+            return bytearray()
+        if len(data) == size and self._fits(data):
+            return data
+        if data or not self._header_next:
+            cut = "the connection ended in the middle of a DICOM message"
+            return self._end("what was received is not a DICOM message" if self._header_next else cut)
         return data
+
+    def _fits(self, data: bytearray) -> bool:
+        """Whether what was read can be what is expected: a header that announces something, or what it announced."""
+        if self._header_next:
+            kind, length = struct.unpack(">BxL", data)
+            if not 1 <= kind <= 7 or length > self.largest:
+                return False
+        self._header_next = not self._header_next
+        return True
 
     def _read(self, size: int) -> bytearray:
         data = bytearray(size)
@@ -271,11 +271,16 @@ class _Reader:
                 break
             have += count
         self._socket.settimeout(self.limit_s)
-        return data[:have] if have < size else data
+        return data if have == size else data[:have]
 
-    def _refuse(self, what: str) -> None:
-        self._alarm(what, self._address)
-        raise ConnectionError(what)
+    def _end(self, why: str) -> bytearray:
+        self.alarm(why)
+        return bytearray()
+
+    def close(self) -> None:
+        """Close the connection, even if the other side has; pynetdicom would leave its descriptor open then."""
+        _hang_up(self._socket)
+        self._socket.close()
 
 
 def _hang_up(connection: socket.socket) -> None:

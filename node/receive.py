@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable
 from typing import cast
+from weakref import WeakKeyDictionary
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -29,7 +30,7 @@ from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import AssociationSocket
 
-from node.access import Caller, Denial, denial
+from node.access import UNDECIDED, Denial, Line, denial
 from node.assemble import acquisition_key
 from node.association import MAXIMUM_PDU, VERIFICATION, on_open
 from node.config import HEALTH_AE_TITLE, Settings
@@ -82,6 +83,7 @@ class Receiver:
         self._credentials = credentials
         self._limits = limits
         self._peers = frozenset(peer.ae_title for peer in settings.peers.values())
+        self._lines: WeakKeyDictionary[Association, Line] = WeakKeyDictionary()
         self._associations: list[Association] = []
         self._admitting = threading.Lock()
 
@@ -106,7 +108,7 @@ class Receiver:
 
     def _listener(self, host: str, port: int, tls: Callable[[], ssl.SSLContext] | None = None) -> Listener:
         handlers = [
-            (evt.EVT_CONN_OPEN, on_open),
+            (evt.EVT_CONN_OPEN, self._on_connection),
             (evt.EVT_REQUESTED, self._on_request),
             (evt.EVT_C_STORE, self._on_store),
         ]
@@ -136,30 +138,39 @@ class Receiver:
         log.warning("no DICOM peer", sender=address, reason=what)
         self._journal.count("rejected", what, address)
 
+    def _on_connection(self, event: evt.Event) -> None:
+        on_open(event)
+        self._lines[event.assoc] = _line(event.assoc)
+
     def _on_request(self, event: evt.Event) -> None:
         """Decide whether this caller is heard and what it may propose, before the negotiation."""
-        assoc = event.assoc
-        request = cast(A_ASSOCIATE, assoc.requestor.primitive)
-        caller = _caller(assoc, request)
+        assoc, request = event.assoc, cast(A_ASSOCIATE, event.assoc.requestor.primitive)
+        try:
+            refused = self._admit(assoc, request)
+        except Exception:  # pynetdicom would accept
+            log.exception("cannot decide about a caller", address=assoc.requestor.address)
+            refused = UNDECIDED
+        if refused:
+            reason = f"association refused: {refused.reason}"
+            calling, called, address = request.calling_ae_title, request.called_ae_title, assoc.requestor.address
+            log.warning(reason, calling=calling, called=called, address=address)
+            self._journal.count("rejected", reason, address)
+            assoc.acse.send_reject(*refused.answer)
+            assoc.kill()
+
+    def _admit(self, assoc: Association, request: A_ASSOCIATE) -> Denial | None:
+        calling, called = request.calling_ae_title, request.called_ae_title
         with self._admitting:
             self._associations = [a for a in self._associations if a.is_alive() and not a._kill]
             open_now = [cast(A_ASSOCIATE, a.requestor.primitive).calling_ae_title for a in self._associations]
-            refused = denial(caller, self._settings, open_now)
-            if refused is None and caller.calling in self._peers:
-                self._associations.append(assoc)
-        if refused:
-            self._on_denial(caller, refused)
-            assoc.acse.send_reject(*refused.answer)
-            assoc.kill()
-        elif caller.calling in self._peers:
-            proposed = request.presentation_context_definition_list
-            strict = self._settings.ignored == "reject-context"
-            assoc.acceptor.supported_contexts = [build_context(VERIFICATION), *_storage_contexts(proposed, strict)]
-
-    def _on_denial(self, caller: Caller, refused: Denial) -> None:
-        reason = f"association refused: {refused.reason}"
-        log.warning(reason, calling=caller.calling, called=caller.called, address=caller.address)
-        self._journal.count("rejected", reason, caller.address)
+            refused = denial(calling, called, self._lines[assoc], self._settings, open_now)
+            if refused or calling == HEALTH_AE_TITLE:
+                return refused
+            self._associations.append(assoc)
+        strict = self._settings.ignored == "reject-context"
+        accepted = _storage_contexts(request.presentation_context_definition_list, strict)
+        assoc.acceptor.supported_contexts = [build_context(VERIFICATION), *accepted]
+        return None
 
     # --- what is kept
 
@@ -211,11 +222,10 @@ class Receiver:
             )  # fmt: skip
 
 
-def _caller(assoc: Association, request: A_ASSOCIATE) -> Caller:
+def _line(assoc: Association) -> Line:
     connection = cast(socket.socket, cast(AssociationSocket, assoc.dul.socket).socket)
     shown = names(connection.getpeercert()) if isinstance(connection, ssl.SSLSocket) else None
-    own = str(connection.getsockname()[0])
-    return Caller(request.calling_ae_title, request.called_ae_title, assoc.requestor.address, own, shown)
+    return Line(assoc.requestor.address, str(connection.getsockname()[0]), shown)
 
 
 def _storage_contexts(proposed: list[PresentationContext], strict: bool = False) -> list[PresentationContext]:
@@ -244,7 +254,11 @@ def _is_storage(uid: UID) -> bool:
     """Whether objects of this class are stored: known classes, private ones and retired standard ones."""
     with _registering:
         service = uid_to_service_class(uid)
-        if service is ServiceClass and (uid.is_private or uid.startswith("1.2.840.10008.5.1.4.1.1.")):
+        if (
+            service is ServiceClass
+            and uid.is_valid
+            and (uid.is_private or uid.startswith("1.2.840.10008.5.1.4.1.1."))
+        ):
             register_uid(uid, f"Storage_{uid.replace('.', '_')}", StorageServiceClass)
             return True
     return issubclass(service, StorageServiceClass)

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,9 +96,10 @@ def captured_log() -> Iterator[io.StringIO]:
 
     loggers = [logging.getLogger(name) for name in ("", "node", "pynetdicom", "pydicom")]
     before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
-    stream = io.StringIO()
+    hook, stream = threading.excepthook, io.StringIO()
     log.configure(stream)
     yield stream
+    threading.excepthook = hook
     logging.captureWarnings(False)
     for logger, level, handlers in before:
         logger.setLevel(level)

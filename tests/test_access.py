@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node.access import MAXIMUM_ASSOCIATIONS, MAXIMUM_OF_PEER, Caller, denial, is_local
+from node.access import MAXIMUM_ASSOCIATIONS, MAXIMUM_OF_PEER, Line, denial, is_local
 from node.config import HEALTH_AE_TITLE, Peer, Settings, Tls
 
 CALLING, CALLED, BUSY = (1, 1, 3), (1, 1, 7), (2, 3, 2)
@@ -26,12 +26,13 @@ SETTINGS = Settings(
 def answer(
     calling: str, address: str = "10.1.2.3", called: str = "QSMNODE", names: set[str] | None = None, own: str = ""
 ) -> tuple[int, int, int] | None:
-    refused = denial(Caller(calling, called, address, own, None if names is None else frozenset(names)), SETTINGS, [])
+    line = Line(address, own, None if names is None else frozenset(names))
+    refused = denial(calling, called, line, SETTINGS, [])
     return refused.answer if refused else None
 
 
 def test_without_peers_nobody_is_heard() -> None:
-    refused = denial(Caller("ANYWHERE", "QSMNODE", "127.0.0.1"), Settings(), [])
+    refused = denial("ANYWHERE", "QSMNODE", Line("127.0.0.1"), Settings(), [])
     assert refused is not None
     assert refused.answer == CALLING
 
@@ -79,12 +80,12 @@ def test_the_health_check_comes_from_this_machine() -> None:
     assert answer(HEALTH_AE_TITLE, "10.0.0.7", own="10.0.0.7") is None
     assert answer(HEALTH_AE_TITLE, "10.0.0.8", own="10.0.0.7") == CALLING
     crowd = ["ANYWHERE"] * (MAXIMUM_ASSOCIATIONS + 1)
-    assert denial(Caller(HEALTH_AE_TITLE, "QSMNODE", "::1"), SETTINGS, crowd) is None
+    assert denial(HEALTH_AE_TITLE, "QSMNODE", Line("::1"), SETTINGS, crowd) is None
 
 
 def test_limits() -> None:
     def refused(*open_now: str) -> tuple[int, int, int] | None:
-        found = denial(Caller("ANYWHERE", "QSMNODE", "10.0.0.1"), SETTINGS, open_now)
+        found = denial("ANYWHERE", "QSMNODE", Line("10.0.0.1"), SETTINGS, open_now)
         return found.answer if found else None
 
     assert refused(*["ANYWHERE"] * (MAXIMUM_OF_PEER - 1)) is None
@@ -94,8 +95,8 @@ def test_limits() -> None:
 
 
 def test_reasons_name_what_the_site_configured_and_not_what_a_stranger_says() -> None:
-    for caller in (Caller("DOE^JANE", "QSMNODE", "10.0.0.1"), Caller("ANYWHERE", "DOE^JANE", "10.0.0.1")):
-        refused = denial(caller, SETTINGS, [])
+    for calling, called in (("DOE^JANE", "QSMNODE"), ("ANYWHERE", "DOE^JANE")):
+        refused = denial(calling, called, Line("10.0.0.1"), SETTINGS, [])
         assert refused is not None
         assert "DOE" not in refused.reason
 
