@@ -86,7 +86,7 @@ class Tls(BaseModel):
 
     certificate: Path = Field(description="of the node, followed by those between it and its root")
     key: Path = Field(description="of the certificate, without passphrase; only its owner may change it")
-    authorities: Path = Field(description="who vouches for peers, or certificates of peers themselves")
+    authorities: Path = Field(description="who vouches for peers, or certificates of peers; with revocation lists")
     host: str | None = Field(default=None, description="address to listen on; default: as without TLS")
     port: int | None = Field(default=None, ge=0, le=65535, description="2762 by custom; 0 takes any free port")
 

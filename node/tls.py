@@ -123,6 +123,8 @@ def _context(protocol: int, trusted: Iterable[Path]) -> ssl.SSLContext:
             raise ConfigError(f"tls: {path}: there is no certificate in it (PEM)") from None
         except OSError as error:
             raise ConfigError(f"tls: {path}: {error.strerror}") from None
+    if context.cert_store_stats()["crl"]:
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
 
 

@@ -44,6 +44,17 @@ class Authority:
         pair.key.chmod(0o600)
         return pair
 
+    def revoke(self, *pairs: Pair) -> Path:
+        """A revocation list that holds these."""
+        settings, listed = self._folder / "ca.conf", self._folder / "revoked.pem"
+        settings.write_text(f"[ca]\ndefault_ca = d\n[d]\ndatabase = {self._folder}/index\ndefault_md = sha256\n")
+        (self._folder / "index").touch()
+        signed = ("ca", "-config", settings, "-cert", self.certificate, "-keyfile", self._key)
+        for pair in pairs:
+            self._run(*signed, "-revoke", pair.certificate)
+        self._run(*signed, "-gencrl", "-crldays", "1", "-out", listed)
+        return listed
+
     def encrypt(self, pair: Pair) -> Pair:
         """The pair with its key behind a passphrase."""
         key = pair.key.with_suffix(".enc")

@@ -361,6 +361,15 @@ def test_strangers_are_refused_and_counted(start: Start) -> None:
     assert node.works()
 
 
+def test_who_cannot_be_decided_about_is_not_heard(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = start()
+    with monkeypatch.context() as patch:
+        patch.setattr("node.receive.denial", lambda *_: 1 / 0)
+        with association(node.port, [MRImageStorage]) as assoc:
+            assert assoc.is_rejected
+    assert node.works()
+
+
 def test_an_address_can_be_asked_for_too(start: Start) -> None:
     node = start(peer=SCANNER.model_copy(update={"addresses": (ip_network("192.0.2.0/24"),)}))
     with association(node.port, [MRImageStorage]) as assoc:

@@ -24,10 +24,12 @@ from pynetdicom.association import Association
 from node.association import on_open
 from node.config import ConfigError, Peer, Settings, Tls
 from node.deliver import Item, send
+from node.jobs import InlineWorker
 from node.journal import Journal
 from node.listener import DEFAULT_LIMITS, Limits
 from node.overview import asides, summaries
 from node.receive import Receiver
+from node.service import CannotStart, Node
 from node.spool import Spool
 from node.tls import Credentials, names
 
@@ -248,6 +250,22 @@ def test_changed_files_are_used_for_new_connections_and_open_ones_stay(
     assert captured_log.getvalue().count("cannot be used") == 2
 
 
+def test_a_revoked_certificate_is_not_heard(start: Start, files: Tls, new_authority: Callable[..., Any]) -> None:
+    authority = new_authority()
+    replace(authority.certificate, files.authorities)
+    scanner, thief = authority.issue("scanner"), authority.issue("thief")
+    node = start()
+    own = client(authority, scanner, check_hostname=False, verify_mode=ssl.CERT_NONE)
+    stolen = client(authority, thief, check_hostname=False, verify_mode=ssl.CERT_NONE)
+    assert is_heard(node.tls_port, own)
+    assert is_heard(node.tls_port, stolen)
+    with files.authorities.open("a") as authorities:
+        authorities.write(authority.revoke(thief).read_text())
+    assert is_heard(node.tls_port, own)
+    assert not is_heard(node.tls_port, stolen)
+    assert node.reasons() == ["TLS handshake failed: the peer's certificate: certificate revoked"]
+
+
 def replace(source: Path, target: Path) -> None:
     """As certificate managers do it."""
     shutil.copy2(source, target.with_suffix(".new"))
@@ -332,6 +350,26 @@ def test_a_peer_must_show_a_trusted_certificate_of_its_name(
         assert heard or "certificate" in note
     distrustful = Credentials(files.model_copy(update={"authorities": stranger.certificate}))
     assert send_one(pacs, tiny_study[0], distrustful)[0] is False
+
+
+def test_a_node_listens_and_delivers_with_its_files(
+    pacs: Peer, files: Tls, tmp_path: Path, tiny_study: list[Path]
+) -> None:
+    settings = Settings(
+        ae_title="SCANNER", port=0, tls=files, data_dir=tmp_path / "other", peers={"pacs": pacs}, deliver_to=("pacs",)
+    )
+    ds = pydicom.dcmread(tiny_study[0], stop_before_pixels=True)
+    with Node(settings, InlineWorker) as node:
+        assert node.healthy()
+        assert node.tls_port not in {None, node.port}
+        (sent,) = node._send("pacs", [Item(ds.SOPClassUID, ds.SOPInstanceUID, tiny_study[0])])
+        assert sent.taken
+    taken = settings.model_copy(update={"tls": files.model_copy(update={"port": pacs.port})})
+    with pytest.raises(CannotStart, match=f"cannot listen on 127.0.0.1:{pacs.port}: Address already in use"):
+        Node(taken, InlineWorker).start()
+    files.key.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 0600"):
+        Node(settings, InlineWorker).start()
 
 
 # --- with DCMTK
