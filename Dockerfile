@@ -2,7 +2,7 @@
 # BASE: any Debian-based image with Python >= 3.11, or a bare Debian 12.
 ARG BASE=python:3.11-slim
 
-# Python and libgomp (numba's thread-safe threading layer).
+# Python and libgomp (numba's thread-safe threading layer). gdcm links libstdc++ and zlib: every Debian has them, for apt.
 FROM ${BASE} AS base
 RUN apt-get update \
     && python=$(command -v python3 >/dev/null || echo python3) \

@@ -6,7 +6,7 @@ LEVEL ?= quick
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo validate test fuzz check format bench bench-compare bench-scale accuracy lock image clean
+.PHONY: help demo validate test fuzz check format bench bench-compare bench-scale bench-loading accuracy lock image clean
 
 help:
 	@echo "make demo    phantom patient -> scanner -> node -> PACS: pictures, a page and a table in demo-out/"
@@ -17,6 +17,7 @@ help:
 	@echo "make format  rewrite the sources the way ruff wants them"
 	@echo "make bench   seconds per stage beside the machine's own floor, peak memory; JSON below benchmarks/results/"
 	@echo "make bench-compare  the two newest of these as ratios; make bench-scale  64 to 384 voxels cubed"
+	@echo "make bench-loading  seconds and memory from files to arrays, for every vendor"
 	@echo "make accuracy  errors on simulated heads that nothing was tuned on (ten minutes)"
 	@echo "make lock    renew requirements/*.txt from pyproject.toml"
 	@echo "make image   build the container image without a container engine"
@@ -51,6 +52,9 @@ bench-compare: .venv/run.stamp
 
 bench-scale: .venv/run.stamp
 	$(BIN)/python -m benchmarks.bench --scale --runs 1
+
+bench-loading: .venv/run.stamp
+	$(BIN)/python -m benchmarks.loading
 
 accuracy: .venv/run.stamp
 	$(BIN)/python -m benchmarks.accuracy

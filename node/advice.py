@@ -23,6 +23,7 @@ ADVICE = {
     "phase-difference": _MULTI_ECHO,
     "field-map-hz": _MULTI_ECHO,
     "processed-swi": "store the unprocessed phase",
+    "filtered-phase": "store the unprocessed phase: switch off SWI and phase filters",
     "derived-image": "send the original images",
     "uncombined-coils": "switch on coil combination",
     "lossy-compression": "send uncompressed or losslessly compressed",

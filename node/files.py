@@ -6,16 +6,15 @@ import hashlib
 import os
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from node.errors import Unreadable
 
-_DEFER_BYTES = 4096
-"""Longer elements (pixels, private headers) stay on disk until they are used."""
+_DEFER_BYTES = 1 << 14
+"""Longer elements (pixels, private headers) stay on disk until they are used; every text of 10240 characters (VR LT,
+PS3.5 section 6.2) is read, so that headers outlive their files."""
 
 
 def read_dataset(path: Path) -> Dataset:
@@ -32,24 +31,6 @@ def read_dataset(path: Path) -> Dataset:
         raise Unreadable(f"{path.name}: not a DICOM file") from error
     except (EOFError, ValueError, NotImplementedError, KeyError, AttributeError, TypeError) as error:
         raise Unreadable(f"{path.name}: damaged DICOM file ({type(error).__name__})") from error
-
-
-def read_pixels(ds: Dataset) -> npt.NDArray[np.generic]:
-    """Stored values, (frames, rows, columns).
-
-    Raises
-    ------
-    Unreadable
-        No pixels, fewer than the matrix asks for, or a compression that cannot be decoded here.
-    """
-    try:
-        pixels = ds.pixel_array
-    except (AttributeError, EOFError, ValueError, NotImplementedError, RuntimeError, KeyError, TypeError) as error:
-        raise Unreadable(
-            f"object {ds.get('SOPInstanceUID', '?')}: pixels cannot be read ({type(error).__name__})"
-        ) from error
-    shape = (-1, int(ds.Rows), int(ds.Columns))
-    return pixels.reshape(shape)
 
 
 def write_whole(path: Path, content: bytes) -> str:

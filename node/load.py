@@ -8,30 +8,40 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from node import multiframe
 from node.assemble import Arrangement, acquisition_key, judge
+from node.decoder import Decoder
 from node.errors import Refusal, Refused, Unreadable
-from node.files import read_dataset, read_pixels
+from node.files import read_dataset
 from node.headers import Header, read_header
+from node.pixels import Plane, fill, stored_planes
 from node.site import Site
 from node.vendors.convention import Component, Convention, number, text
+from recon.filtered import SAMPLES, filtered_echo
 from recon.types import GAMMA_MHZ_PER_T, Acquisition, FloatArray, Geometry
 
 MIN_PHASE_SPAN = 0.75
 """Phase that fills less of its 2 pi over the whole volume is filtered, or scaled by another factor."""
 
 MIN_CHOPPER_AGREEMENT = 0.8
-"""Share of neighbouring slices that must agree on whether the sign alternates."""
+"""Share of the signal in which neighbouring slices must agree on whether the sign alternates."""
 
 MAX_FREQUENCY_MISMATCH = 0.06
 """Between the imaging frequency and the nominal field strength (a Siemens "3 T" is 2.89 T)."""
+
+_THREADS = 2
+"""Of copying and converting, which memory limits; each holds the stored values of one echo and component."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,8 @@ class Source:
     acquisition
         The arrays.
     templates
-        ``templates[echo][slice]``: the header, without pixels, of the magnitude (or real) image, as a classic image.
+        ``templates[echo][slice]``: the header of the magnitude (or real) image, as a classic image, without
+        pixels and private elements.
     images
         ``images[slice]``: every image of that slice that was used, over echoes and components.
     vendor
@@ -82,7 +93,7 @@ def load(paths: Iterable[Path], site: Site = Site()) -> Source:  # noqa: B008  a
     Unreadable
         A file is not DICOM, is truncated, or its pixels cannot be decoded.
     """
-    datasets: dict[str, Dataset] = {}
+    objects: dict[str, _Object] = {}
     headers: dict[str, Header] = {}
     for path in sorted(paths):
         ds = read_dataset(path)
@@ -90,30 +101,42 @@ def load(paths: Iterable[Path], site: Site = Site()) -> Source:  # noqa: B008  a
         if header.refusal and header.refusal.code == "unreadable":
             raise Unreadable(f"{path.name}: {header.refusal.sentence}")
         if headers.setdefault(header.sop_instance_uid, header) is header:
-            datasets[header.sop_instance_uid] = ds
+            multiframe.forget_private(ds)
+            objects[header.sop_instance_uid] = _Object(path, ds)
     if len({acquisition_key(h) for h in headers.values()}) > 1:
         raise Refused(Refusal("mixed-acquisitions", "images of more than one acquisition"))
     verdict = judge(headers.values(), site)
     if verdict.arrangement is None:
         raise Refused(verdict.refusal or Refusal("incomplete", "no images"))
-    return _load_arranged(verdict.arrangement, datasets, site)
+    return _load_arranged(verdict.arrangement, objects, site)
 
 
-def _load_arranged(arrangement: Arrangement, datasets: dict[str, Dataset], site: Site) -> Source:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Object:
+    """A file and what was read of it."""
+
+    path: Path
+    ds: Dataset
+
+
+def _load_arranged(arrangement: Arrangement, objects: dict[str, _Object], site: Site) -> Source:
     first_header = arrangement.planes[arrangement.components[0], 0, 0].header
     convention = site.convention_of(first_header.manufacturer)
     assert convention is not None  # else it would have been refused
-    volumes, flats = _read_volumes(arrangement, datasets, convention)
+    with Decoder() as decoder:
+        planes, templates = _open(arrangement, objects, convention, decoder)
+        objects.clear()
+        volumes, spans = _read_volumes(arrangement, planes)
     e, s = len(arrangement.te_s), len(arrangement.locations_mm)
-    leading = arrangement.components[0]
-    magnitude, phase, chopped = _physical(volumes, arrangement.components, convention)
+    magnitude, phase, chopped = _physical(volumes, spans, convention)
     acquisition = Acquisition(
-        magnitude=_xyz(magnitude),
-        phase=_xyz(phase),
+        magnitude=magnitude,
+        phase=phase,
         te_s=arrangement.te_s,
-        f0_mhz=imaging_frequency_mhz(flats[leading, 0, 0]),
+        f0_mhz=imaging_frequency_mhz(templates[0, 0]),
         geometry=_geometry(arrangement, first_header),
     )
+    check_smooth(acquisition)
     words = (
         convention.name,
         " and ".join(
@@ -125,69 +148,103 @@ def _load_arranged(arrangement: Arrangement, datasets: dict[str, Dataset], site:
     )
     return Source(
         acquisition=acquisition,
-        templates=tuple(tuple(flats[leading, echo, k] for k in range(s)) for echo in range(e)),
+        templates=tuple(tuple(templates[echo, k] for k in range(s)) for echo in range(e)),
         images=tuple(
             tuple(_source_image(arrangement, c, echo, k) for echo in range(e) for c in arrangement.components)
             for k in range(s)
         ),
         vendor=convention.name,
         convention="; ".join(words),
-        warnings=_warnings(arrangement, flats[leading, 0, 0]),
+        warnings=_warnings(arrangement, templates[0, 0]),
     )
 
 
 _Key = tuple[Component, int, int]
+_Span = tuple[float, float]
+
+
+def _open(
+    arrangement: Arrangement, objects: dict[str, _Object], convention: Convention, decoder: Decoder
+) -> tuple[dict[_Key, Plane], dict[tuple[int, int], Dataset]]:
+    """How to read every plane, and the templates by echo and slice."""
+    places: dict[str, list[tuple[_Key, int]]] = defaultdict(list)
+    for key, plane in arrangement.planes.items():
+        places[plane.header.sop_instance_uid].append((key, plane.frame.index))
+    planes: dict[_Key, Plane] = {}
+    templates: dict[tuple[int, int], Dataset] = {}
+    for uid, held in places.items():
+        obj = objects.pop(uid)
+        frames = multiframe.frames(obj.ds)
+        stored = stored_planes(obj.path, obj.ds, len(frames), decoder.pixels)
+        del obj.ds.PixelData
+        for (component, echo, k), index in held:
+            planes[component, echo, k] = Plane(stored[index], convention.rescale(frames[index], component))
+            if component == arrangement.components[0]:
+                templates[echo, k] = frames[index]
+    units = sorted({plane.rescale.unit for (component, _, _), plane in planes.items() if component != "P"})
+    if len(units) > 1:
+        raise Refused(Refusal("no-scaling", f"images in {' and in '.join(units)} values: some lack the scale slope"))
+    return planes, templates
 
 
 def _read_volumes(
-    arrangement: Arrangement, datasets: dict[str, Dataset], convention: Convention
-) -> tuple[dict[Component, FloatArray], dict[_Key, Dataset]]:
-    """Rescaled values, float32 (E, Z, Y, X) for each component, and the flat header of every plane."""
-    objects: dict[str, list[tuple[_Key, int]]] = defaultdict(list)
-    for key, plane in arrangement.planes.items():
-        objects[plane.header.sop_instance_uid].append((key, plane.frame.index))
+    arrangement: Arrangement, planes: Mapping[_Key, Plane]
+) -> tuple[dict[Component, FloatArray], dict[Component, _Span]]:
+    """Rescaled values of each component, float32 (E, X, Y, Z), and the lowest and highest of them."""
     header = arrangement.planes[arrangement.components[0], 0, 0].header
-    shape = (len(arrangement.te_s), len(arrangement.locations_mm), header.rows, header.columns)
+    slices = range(len(arrangement.locations_mm))
+    shape = (len(arrangement.te_s), header.columns, header.rows, len(slices))
     volumes: dict[Component, FloatArray] = {c: np.empty(shape, np.float32) for c in arrangement.components}
-    flats: dict[_Key, Dataset] = {}
-    for uid, places in objects.items():
-        ds = datasets[uid]
-        stored = read_pixels(ds)
-        del ds.PixelData
-        frames = multiframe.frames(ds)
-        for key, index in places:
-            component, echo, k = key
-            slope, intercept = convention.rescale(frames[index], component)
-            np.multiply(stored[index], np.float32(slope), out=volumes[component][echo, k], casting="unsafe")
-            volumes[component][echo, k] += np.float32(intercept)
-            flats[key] = frames[index]
-    return volumes, flats
+    spans: dict[Component, _Span] = {}
+    for component, volume in volumes.items():
+        stacks = [[planes[component, echo, k] for k in slices] for echo in range(len(volume))]
+        low, high = zip(*_each_echo(fill, volume, stacks), strict=True)
+        spans[component] = (min(low), max(high))
+    return volumes, spans
+
+
+def _each_echo(work: Callable[..., _T], *of_echoes: Iterable[Any]) -> list[_T]:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(work, *of_echoes))
 
 
 def _physical(
-    volumes: dict[Component, FloatArray], components: tuple[Component, Component], convention: Convention
+    volumes: Mapping[Component, FloatArray], spans: Mapping[Component, _Span], convention: Convention
 ) -> tuple[FloatArray, FloatArray, bool]:
-    """Magnitude, phase that rises with the field, and whether a slice alternation was removed."""
-    first, second = volumes[components[0]], volumes[components[1]]
-    if components == ("R", "I"):
-        magnitude, phase = np.hypot(first, second), np.arctan2(second, first)
+    """Magnitude, phase that rises with the field, and whether a slice alternation was removed; in place."""
+    magnitude, phase = volumes.values()
+    if "R" in volumes:
+        _each_echo(_to_polar, magnitude, phase)
     else:
-        magnitude, phase = first, _radians(second, convention)
-    if magnitude.min() < 0:
-        raise Refused(Refusal("suspect-magnitude", f"magnitude images hold negative values ({magnitude.min():g})"))
+        if spans["M"][0] < 0:
+            raise Refused(Refusal("suspect-magnitude", f"magnitude images hold negative values ({spans['M'][0]:g})"))
+        factor = _radians_per_unit(spans["P"], convention)
+        _each_echo(lambda echo: np.multiply(echo, factor, out=echo), phase)
     chopped = convention.chopper and _alternates(magnitude[0], phase[0])
     if chopped:
-        phase[:, 1::2] += np.where(phase[:, 1::2] > 0, np.float32(-math.pi), np.float32(math.pi))
-    phase *= convention.phase_sign
+        _each_echo(_turn_odd_slices, phase)
+    if convention.phase_sign < 0:
+        _each_echo(lambda echo: np.negative(echo, out=echo), phase)
     return magnitude, phase, chopped
 
 
-def _radians(phase: FloatArray, convention: Convention) -> FloatArray:
-    """Rescaled phase to radians, by one factor for all slices and echoes; checks that it fills its range."""
-    low, high = float(phase.min()), float(phase.max())
+def _to_polar(real: FloatArray, imaginary: FloatArray) -> None:
+    """Real and imaginary to magnitude and phase, in place."""
+    magnitude = np.hypot(real, imaginary)
+    np.arctan2(imaginary, real, out=imaginary)
+    real[...] = magnitude
+
+
+def _turn_odd_slices(phase: FloatArray) -> None:
+    odd = phase[..., 1::2]
+    odd += np.where(odd > 0, np.float32(-math.pi), np.float32(math.pi))
+
+
+def _radians_per_unit(span: _Span, convention: Convention) -> np.float32:
+    """The one factor from rescaled phase to radians for all slices and echoes; checks that phase fills its range."""
+    low, high = span
     factor = convention.radians_per_unit(low, high)
-    span = (high - low) * factor
-    if max(-low, high) * factor > 1.01 * math.pi or span < MIN_PHASE_SPAN * 2 * math.pi:
+    if max(-low, high) * factor > 1.01 * math.pi or (high - low) * factor < MIN_PHASE_SPAN * 2 * math.pi:
         raise Refused(
             Refusal(
                 "suspect-phase",
@@ -195,30 +252,42 @@ def _radians(phase: FloatArray, convention: Convention) -> FloatArray:
                 " filtered, or scaled in a way that is not known",
             )
         )
-    phase *= np.float32(factor)
-    return phase
+    return np.float32(factor)
 
 
 def _alternates(magnitude: FloatArray, phase: FloatArray) -> bool:
-    """Whether complex slices (Z, Y, X) change sign from one to the next.
+    """Whether complex slices (X, Y, Z) change sign from one to the next.
 
-    The real part of ``sum c[k+1] conj(c[k])`` is negative for most k where they do: the strong voxels decide.
+    The real part of ``sum c[k+1] conj(c[k])`` is negative where they do. Slices vote by their signal: beside the head
+    there is noise alone.
     """
-    products = magnitude[1:] * magnitude[:-1] * np.cos(phase[1:] - phase[:-1])
-    negative = float(np.mean(products.sum(axis=(1, 2), dtype=np.float64) < 0))
+    votes = sum(
+        (m[:, 1:] * m[:, :-1] * np.cos(p[:, 1:] - p[:, :-1])).sum(axis=0, dtype=np.float64)
+        for m, p in zip(magnitude, phase, strict=True)
+    )
+    negative = float(-votes[votes < 0].sum() / max(np.abs(votes).sum(), 1e-30))
     if max(negative, 1 - negative) < MIN_CHOPPER_AGREEMENT:
         raise Refused(
             Refusal(
                 "ambiguous-chopper",
-                f"{negative:.0%} of neighbouring slices differ in sign: neither alternating nor continuous phase",
+                f"neighbouring slices with {negative:.0%} of the signal differ in sign: neither alternating nor"
+                " continuous phase",
             )
         )
     return negative > 0.5
 
 
-def _xyz(volume: FloatArray) -> FloatArray:
-    """(E, Z, Y, X) to C-ordered (E, X, Y, Z)."""
-    return np.ascontiguousarray(volume.transpose(0, 3, 2, 1))
+def check_smooth(acquisition: Acquisition) -> None:
+    """Raise Refused (`filtered-phase`) if phase was high-pass filtered."""
+    if echo := filtered_echo(acquisition):
+        raise Refused(
+            Refusal(
+                "filtered-phase",
+                f"phase of the echo at {1000 * echo.te_s:.1f} ms, smoothed to {SAMPLES} x {SAMPLES} k-space samples,"
+                f" spreads by {echo.spread_rad:.3f} rad, unfiltered phase by {echo.least_rad:.3f} or more:"
+                " high-pass filtered, as for SWI",
+            )
+        )
 
 
 def _geometry(arrangement: Arrangement, header: Header) -> Geometry:

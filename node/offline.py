@@ -22,7 +22,7 @@ from node.derive import DeriveOptions, write_derived
 from node.errors import Refused, Unreadable
 from node.files import read_dataset
 from node.headers import Header, read_header, scan_name
-from node.load import Source, load
+from node.load import Source, check_smooth, load
 from node.masks import read_mask
 from node.report import Report, withhold_contradiction
 from node.site import Site
@@ -143,6 +143,7 @@ def _attempt(name: str, work: _Work) -> Outcome:
 
 def _from_bids(files: bids.Megre, out: Path, given: _Given) -> tuple[list[Path], Report]:
     acquisition = bids.load_megre(files, given.site.min_echoes)
+    check_smooth(acquisition)
     result = given.reconstruct(files.prefix, acquisition, given.mask_for(acquisition))
     report = report_on(acquisition, bids.scan(files), bids.CONVENTION, (), result)
     given.check(report)

@@ -40,7 +40,7 @@ class Provenance:
     supplied_mask_sha256: str = ""
 
     def series_uid(self, series: str) -> UID:
-        """A function of source images, recipe, version, supplied mask and series: repeated runs give the same."""
+        """A function of source images and how they were read, recipe, version, supplied mask and series."""
         return derived_uid(*self._parts(), series)
 
     def instance_uid(self, series: str, slice_: int) -> UID:
@@ -49,7 +49,8 @@ class Provenance:
 
     def _parts(self) -> tuple[str, ...]:
         uids = sorted({image.sop_instance_uid for images in self.source.images for image in images})
-        return *uids, __version__, recipe_digest(self.result.recipe), self.supplied_mask_sha256
+        asked = (self.source.convention, recipe_digest(self.result.recipe), self.supplied_mask_sha256)
+        return *uids, __version__, *asked
 
     def series_number(self, offset: int) -> int:
         """As `derived_series_number`."""

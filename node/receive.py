@@ -33,9 +33,10 @@ from pynetdicom.transport import AssociationSocket
 from node.access import UNDECIDED, Denial, Line, denial
 from node.assemble import acquisition_key
 from node.association import MAXIMUM_PDU, VERIFICATION, on_open
+from node.codecs import IMAGE_TRANSFER_SYNTAXES
 from node.config import HEALTH_AE_TITLE, Settings
 from node.errors import Unreadable
-from node.intake import IMAGE_CLASSES, IMAGE_TRANSFER_SYNTAXES, NotForUs, examine
+from node.intake import IMAGE_CLASSES, NotForUs, examine
 from node.journal import Journal
 from node.listener import DEFAULT_LIMITS, Limits, Listener
 from node.log import get_logger
@@ -210,7 +211,7 @@ class Receiver:
         if self._journal.seen(uid) == sha256:
             return
         head = b"\0" * 128 + b"DICM" + encode_file_meta(event.file_meta)
-        header = examine(sop_class, uid, head + data, self._settings.site)
+        header = examine(sop_class, uid, event.context.transfer_syntax, head, data, self._settings.site)
         self._spool.keep(sha256, (head, data))
         outcome = self._journal.add(
             Received(header.study_uid, acquisition_key(header), uid, sha256, sender, header.to_json())
@@ -231,19 +232,22 @@ def _line(assoc: Association) -> Line:
 def _storage_contexts(proposed: list[PresentationContext], strict: bool = False) -> list[PresentationContext]:
     """What is accepted of a proposal: every storage class, private ones too; images best in what can be decoded.
 
-    Strict: only images, and only in what can be decoded.
+    A class may be proposed several times, in other transfer syntaxes each time: the first of ours that a proposal
+    holds is taken. Strict: only images, and only in what can be decoded.
     """
-    contexts = []
+    syntaxes: dict[UID, list[UID]] = {}
     for context in proposed:
-        uid = UID(str(context.abstract_syntax))
+        of_class = syntaxes.setdefault(UID(str(context.abstract_syntax)), [])
+        of_class += [syntax for syntax in context.transfer_syntax if syntax not in of_class]
+    contexts = []
+    for uid, of_class in syntaxes.items():
         if uid in IMAGE_CLASSES:
-            usable: list[str | UID] = [
-                syntax for syntax in IMAGE_TRANSFER_SYNTAXES if syntax in context.transfer_syntax
-            ]
-            if usable or not strict:
-                contexts.append(build_context(uid, usable or list(context.transfer_syntax)))
+            usable = [syntax for syntax in IMAGE_TRANSFER_SYNTAXES if syntax in of_class]
+            others = [syntax for syntax in of_class if syntax not in usable and not strict]
+            if usable or others:
+                contexts.append(build_context(uid, [*usable, *others]))
         elif not strict and _is_storage(uid):
-            contexts.append(build_context(uid, list(context.transfer_syntax)))
+            contexts.append(build_context(uid, [*of_class]))
     return contexts
 
 

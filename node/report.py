@@ -58,7 +58,7 @@ class Report:
     convention: str
     warnings: tuple[str, ...] = ()
     fitness: tuple[Finding, ...] = ()
-    sign: str = "not checked"
+    sign: str = "no evidence"
     sign_evidence: str = ""
 
     @property

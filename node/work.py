@@ -69,6 +69,8 @@ def report_on(
         convention=convention,
         warnings=(*warnings, *of_stages),
         fitness=fitness(acquisition.te_s, acquisition.f0_mhz, acquisition.geometry.voxel_mm, scan),
+        sign=result.sign.verdict,
+        sign_evidence=result.sign.words,
     )
 
 

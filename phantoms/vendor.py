@@ -13,3 +13,6 @@ class Vendor(StrEnum):
     PHILIPS = "philips"
     PHILIPS_ENHANCED = "philips-enhanced"
     SIEMENS_XA = "siemens-xa"
+    SIEMENS_XA_ENHANCED = "siemens-xa-enhanced"
+    GE_PHASE = "ge-phase"
+    PHILIPS_COMPLEX = "philips-complex"

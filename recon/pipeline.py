@@ -20,6 +20,7 @@ from recon.morphology import erode, inner
 from recon.recipe import Recipe
 from recon.reference import Reference, RegionValue, WholeBrain, ventricular_csf
 from recon.reference import values as region_values
+from recon.signcheck import SignCheck, check_sign
 from recon.solve import Step, run
 from recon.types import (
     Acquisition,
@@ -63,6 +64,8 @@ class Result:
         What was asked for.
     traces
         What each stage did.
+    sign
+        Whether independent evidence agrees that the phase rises with the field. Told, never acted on.
     references
         Mean chi of the whole brain, and of ventricular fluid where it was found: who wants the other reference
         subtracts it.
@@ -77,6 +80,7 @@ class Result:
     highpass_te_s: float
     recipe: Recipe
     traces: tuple[Trace, ...]
+    sign: SignCheck
     references: tuple[RegionValue, ...] = ()
 
 
@@ -113,8 +117,7 @@ def reconstruct(
         raise BadInput(f"the volume has shape {acquisition.geometry.shape}: a field needs 3 voxels along every axis")
     if mask is not None:
         check_room(checked_mask(mask, acquisition), acquisition.geometry.voxel_mm, recipe)
-    geometry, f0_mhz = acquisition.geometry, acquisition.f0_mhz
-    voxel_mm, b0_dir = geometry.voxel_mm, geometry.b0_dir
+    f0_mhz, voxel_mm, b0_dir = acquisition.f0_mhz, acquisition.geometry.voxel_mm, acquisition.geometry.b0_dir
     traces: list[Trace] = []
 
     tell("GRE phase", 0)
@@ -174,24 +177,31 @@ def reconstruct(
     chi = referenced(chi_ppm, work_brain, zero)
     traces.append(Trace("reference", reference, warnings=warnings))
 
+    chi_map, field = ChiMap(grid.restore(chi), brain, reference), restored(field, grid)
     return Result(
-        ChiMap(grid.restore(chi), brain, reference),
+        chi_map,
         LocalField(grid.restore(local.field_ppm), grid.restore(local.mask)),
-        FieldMap(
-            grid.restore(field.field_hz),
-            grid.restore(field.sd_hz),
-            grid.restore(field.r2s_hz),
-            grid.restore(field.amplitude),
-            grid.restore(field.misfit),
-            field.noise,
-        ),
+        field,
         brain,
         grid.restore(np.where(local.mask, weight2, np.float32(0))),
         highpass_rad,
         highpass_te_s,
         recipe,
         tuple(traces),
+        check_sign(acquisition, field, chi_map),
         region_values(chi, {BRAIN: work_brain, CSF: csf}),
+    )
+
+
+def restored(field: FieldMap, grid: WorkGrid) -> FieldMap:
+    """The field map on the acquired grid."""
+    return FieldMap(
+        grid.restore(field.field_hz),
+        grid.restore(field.sd_hz),
+        grid.restore(field.r2s_hz),
+        grid.restore(field.amplitude),
+        grid.restore(field.misfit),
+        field.noise,
     )
 
 

@@ -29,8 +29,7 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".py
 
 PEERS = {
     "Orthanc": "apt-get install orthanc orthanc-dicomweb",
-    "dcmdump": "apt-get install dcmtk",
-    "storescu": "apt-get install dcmtk",
+    **dict.fromkeys(("dcmcjpeg", "dcmconv", "dcmdump", "storescu"), "apt-get install dcmtk"),
     "ip": "apt-get install iproute2",
 }
 SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))

@@ -4,8 +4,11 @@ from math import log2
 
 import pytest
 
+from benchmarks import loading
 from benchmarks.bench import compared, entry, table
 from benchmarks.floor import Machine, Need, Size, measured, needs
+from node.load import load
+from phantoms.scanner import Vendor
 from recon.types import Trace
 
 MACHINE = Machine(pair_s=0.02, bandwidth=10e9)
@@ -84,3 +87,18 @@ def test_the_machine_is_measured():
     machine = measured((16, 12, 10), runs=1)
     assert machine.pair_s > 0
     assert machine.bandwidth > 1e8
+
+
+def test_every_vendors_files_are_written_once_and_can_be_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "CACHE", tmp_path)
+    files = loading.files((12, 10, 16))
+    assert {vendor: load(paths).acquisition.magnitude.shape for vendor, paths in files.items()} == dict.fromkeys(
+        Vendor, (8, 12, 10, 16)
+    )
+    monkeypatch.setattr(loading, "write_dicom", None)
+    assert loading.files((12, 10, 16)) == files
+
+
+def test_a_row_shows_rate_and_memory():
+    record = {"files": 1152, "load_s": 2.0, "least_s": 1.5, "cold_s": 4.0, "read_s": 0.1, "peak_ratio": 1.2}
+    assert loading.line("ge", record).split() == ["ge", "1152", "2.00", "1.50", "4.00", "0.10", "576", "1.20"]

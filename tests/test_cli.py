@@ -145,7 +145,7 @@ def test_one_job_is_shown_with_the_report_on_its_reconstruction(run: Run) -> Non
     words = {" ".join(line.split()) for line in shown.splitlines()}
     assert {
         "Convention siemens; magnitude and phase; stored phase rises with the field",
-        "Sign check not checked",
+        "Sign check no evidence",
         "Warning two echoes instead of 3 or more",
         "Warning mask: check it",
         "Fitness 7 of 8 recommendations for QSM met",

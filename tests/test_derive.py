@@ -23,13 +23,15 @@ from node.inherit import INHERITED
 from node.load import load
 from node.provenance import SHORT_TEXT, parameters
 from node.work import report_of
-from phantoms.protocol import SMALL_PROTOCOL
-from phantoms.scanner import write_dicom
-from phantoms.simulate import Phantom
+from phantoms.anatomy import head
+from phantoms.protocol import SMALL_PROTOCOL, Protocol
+from phantoms.scanner import Vendor, write_dicom
+from phantoms.simulate import Phantom, simulate
 from recon.inversion.tv import NonlinearTv
 from recon.pipeline import Result
 from recon.recipe import Recipe
 from recon.reference import RegionValue
+from recon.signcheck import SignCheck
 from recon.types import ChiMap, FieldMap, LocalField, Trace
 
 AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -68,6 +70,7 @@ def result_of(acquisition, recipe=None, warnings=()):
         acquisition.te_s[-1],
         recipe or Recipe(),
         (Trace("mask", "automatic", warnings=tuple(warnings)),),
+        SignCheck("no evidence", (), "not looked for"),
         (RegionValue("whole brain", 0.0, 0.0312, 9000), RegionValue("fluid", 0.0118, 0.0085, 300)),
     )
 
@@ -290,6 +293,23 @@ def test_every_vendor_conforms(dicom_sets, tmp_path, writer):
         assert complaints(item.path) == set()
         frames = {"ReferencedFrameNumber" in ref for ref in dcmread(item.path).SourceImageSequence}
         assert frames == {writer == "philips_enhanced"}
+
+
+@pytest.mark.parametrize("vendor", [vendor for vendor in Vendor if vendor.endswith("enhanced")])
+def test_what_enhanced_objects_lack_is_derived_and_frames_are_named(tmp_path, vendor):
+    protocol = Protocol((18, 16, 16), (12.0, 13.0, 10.0), te_s=(0.003, 0.008), tr_s=0.05, flip_deg=20.0)
+    source = load(write_dicom(simulate(head(101), protocol, 1), tmp_path / "in", vendor))
+    result = result_of(source.acquisition)
+    written = write_derived(source, result, report_of(source, result), tmp_path / "out", AT)
+    for k, item in enumerate(written[:16]):
+        ds = dcmread(item.path)
+        assert (ds.ScanningSequence, ds.SequenceVariant) == ("GR", "SP")
+        assert complaints(item.path) == set()
+        found = sorted(int(ref.ReferencedFrameNumber) for ref in ds.SourceImageSequence)
+        place = k + 1 if vendor is Vendor.SIEMENS_XA_ENHANCED else 2 * k + 1
+        others = {place + 1, place + 32, place + 33} if vendor is Vendor.PHILIPS_ENHANCED else {place}
+        assert set(found) == {place, *others}
+        assert len(found) == 4
 
 
 @pytest.mark.parametrize("case", ["philips-classic-2echo-head", "ge-3d-2echo-mag-real-imag"])

@@ -19,6 +19,7 @@ import pytest
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
+from pydicom.uid import ExplicitVRLittleEndian
 
 from node.assemble import acquisition_key, judge
 from node.errors import Refused, Unreadable
@@ -162,13 +163,13 @@ def mutated(images: list[Image], rng: random.Random) -> tuple[dict[int, bytes], 
     return files, "; ".join(told)
 
 
-def received(content: bytes) -> Header | str:
-    """What the node makes of a file that it receives: a header, or a reason."""
-    uid = re.search(rb"1\.2\.826\.0\.1\.3680043\.8\.498\.1\.[\d.]+", content)
-    announced = uid[0].decode() if uid else "1.2.3"
-    sop_class = "1.2.840.10008.5.1.4.1.1.4" + (".1" if b"1.2.840.10008.5.1.4.1.1.4.1" in content else "")
+def received(content: bytes, image: Image) -> Header | str:
+    """What the node makes of a file that is sent instead of an image: a header, or a reason."""
+    start = 144 + int.from_bytes(image.content[140:144], "little")  # after the file meta information
+    head, data = image.content[:start], content[start:]
+    names = (image.header.sop_class_uid, image.header.sop_instance_uid)
     try:
-        return examine(sop_class, announced, content, Site())
+        return examine(*names, ExplicitVRLittleEndian, head, data, Site())
     except (NotForUs, Unreadable) as why:
         return str(why)
 
@@ -224,7 +225,7 @@ def test_mutations_end_with_a_code(scans, tmp_path, batch):
             path.write_bytes(files.get(at, images[at].content))
         before = reset_peak()
         try:
-            answers = [received(content) for content in files.values()]
+            answers = [received(content, images[at]) for at, content in files.items()]
             others = [image.header for at, image in enumerate(images) if at not in files]
             judged([a for a in answers if isinstance(a, Header)] + others)
             loaded(paths)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from node.errors import Refused, Unreadable
 from node.load import imaging_frequency_mhz, load
 from node.site import Site
 from node.vendors.stated import Stated
+from recon.highpass import Homodyne, homodyne
 
 TURN = 2 * np.pi
 STEP = {"siemens": TURN / 4096, "philips": 1.53455e-3}
@@ -104,6 +108,21 @@ def test_the_newest_of_two_scans_is_loaded_and_said_so(dicom_sets, tmp_path):
     assert "the newest of 2 scans of this protocol that came together" in source.warnings
 
 
+@pytest.mark.parametrize("writer", ["siemens", "siemens_xa", "ge", "philips", "philips_enhanced"])
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+def test_the_transfer_syntax_makes_no_difference(dicom_sets, tmp_path, writer, syntax):
+    images = images_of(dicom_sets, writer, dicom_sets.scan())
+    straight = load(dicom_sets.write(images, tmp_path / "straight")).acquisition
+    for ds in images:
+        if not syntax.is_little_endian:
+            ds["PixelData"].VR = "OW"
+            ds.PixelData = np.frombuffer(ds.PixelData, "<u2").byteswap().tobytes()
+        ds.file_meta.TransferSyntaxUID = syntax
+    got = load(dicom_sets.write(images, tmp_path / "other")).acquisition
+    np.testing.assert_array_equal(got.magnitude, straight.magnitude)
+    np.testing.assert_array_equal(got.phase, straight.phase)
+
+
 def test_siemens_phase_without_rescale_tags(dicom_sets, tmp_path):
     scan = dicom_sets.scan()
     got = load(dicom_sets.write(dicom_sets.siemens(scan, tags=False), tmp_path)).acquisition
@@ -166,6 +185,17 @@ def test_phase_beyond_a_turn_is_refused(dicom_sets, tmp_path):
         if "RescaleSlope" in ds:
             ds.RescaleSlope, ds.RescaleIntercept = "4", "-8192"
     assert code_of(dicom_sets.write(images, tmp_path)) == "suspect-phase"
+
+
+@pytest.mark.parametrize("writer", ["siemens", "philips_enhanced", "ge"])
+def test_filtered_phase_is_refused_by_its_pixels(dicom_sets, tmp_path, writer):
+    """Headers say nothing: ORIGINAL, the usual components, and some voxel fills the range."""
+    scan = dicom_sets.scan(seed=6, shape=(48, 40, 16))
+    phase = np.stack([homodyne(scan, Homodyne(32, te_s))[0] for te_s in scan.te_s])
+    phase[:, 0, 0, :2] = np.pi * np.array([-0.999, 0.999])
+    paths = dicom_sets.write(images_of(dicom_sets, writer, replace(scan, phase=phase)), tmp_path)
+    with pytest.raises(Refused, match=r"^filtered-phase: .* 10\.1 ms, .* 0\.0\d\d rad, .* 0\.0\d\d or more"):
+        load(paths)
 
 
 def test_a_chopper_that_is_neither_there_nor_not_is_refused(dicom_sets, tmp_path):
@@ -232,6 +262,20 @@ def test_warnings_tell_what_happened_to_the_phase_before(dicom_sets, tmp_path):
 
 
 def test_files_may_go_after_loading(dicom_sets, tmp_path):
-    source = load(dicom_sets.write(dicom_sets.siemens(dicom_sets.scan()), tmp_path / "in"))
+    images = dicom_sets.siemens(dicom_sets.scan())
+    for ds in images:
+        ds.PatientComments = "c" * 10240
+    source = load(dicom_sets.write(images, tmp_path / "in"))
     shutil.rmtree(tmp_path / "in")
     assert source.templates[1][3].EchoTime == 10.1
+    assert source.templates[1][3].PatientComments == "c" * 10240
+
+
+def test_loading_holds_no_second_copy(dicom_sets, tmp_path):
+    scan = dicom_sets.scan(shape=(192, 160, 16), echoes=8)
+    paths = dicom_sets.write([dicom_sets.philips_enhanced(scan)], tmp_path)
+    tracemalloc.start()
+    acquisition = load(paths).acquisition
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * (acquisition.magnitude.nbytes + acquisition.phase.nbytes)

@@ -138,6 +138,17 @@ def test_bids_that_is_not_whole_is_refused(raw, tmp_path, damage, code):
     assert refused.value.refusal.code == code
 
 
+def test_filtered_bids_is_refused(scan, raw, tmp_path):
+    shutil.copytree(raw / "sub-p", tmp_path / "in" / "sub-p")
+    flat = np.random.default_rng(0).normal(0, 0.05, scan.magnitude.shape[1:])
+    flat[0, 0, :2] = -3.1, 3.1
+    for path in (tmp_path / "in").rglob("*part-phase*.nii*"):
+        nib.save(nib.Nifti1Image(flat.astype(np.float32), ras_affine(scan.geometry)), path)
+    (outcome,) = outcomes(tmp_path / "in", tmp_path / "out")
+    assert outcome.state == "refused"
+    assert outcome.message.startswith("filtered-phase: phase of the echo at")
+
+
 def test_a_site_says_how_few_bids_echoes_will_do(raw):
     files = bids.find(raw)[0]
     assert bids.load_megre(files, min_echoes=3).magnitude.shape[0] == 3

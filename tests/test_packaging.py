@@ -8,12 +8,14 @@ import sys
 import textwrap
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from node.codecs import IMAGE_TRANSFER_SYNTAXES
 from node.config import load
-from node.intake import IMAGE_CLASSES, IMAGE_TRANSFER_SYNTAXES
+from node.intake import IMAGE_CLASSES
 
 ROOT = Path(__file__).parent.parent
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
@@ -78,6 +80,14 @@ def test_locks_cover_pyproject() -> None:
         assert {re.split(r"[<>=!~ ;\[]", line)[0] for line in wanted} <= locked, lock
 
 
+def test_no_decoder_under_the_gpl() -> None:
+    """pylibjpeg-libjpeg is; the others come without the extras that would bring it."""
+    assert not list(metadata.distributions(name="pylibjpeg-libjpeg"))
+    for lock in LOCKS:
+        assert "libjpeg" not in {re.sub("^pylibjpeg-", "", name) for name, _ in pins(lock)}, lock.name
+    assert "pylibjpeg[" not in (ROOT / "pyproject.toml").read_text("utf-8")
+
+
 def test_repository_has_no_large_file() -> None:
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
     if tracked.returncode != 0:
@@ -108,4 +118,4 @@ def test_readme_names_what_is_accepted() -> None:
     assert all(uid.name in text for uid in IMAGE_CLASSES)
     (cell,) = re.findall(r"^\| Transfer syntaxes \| (.*) \|$", text, re.MULTILINE)
     accepted = {uid.name.replace(" Image Compression", "").replace(" Only", "") for uid in IMAGE_TRANSFER_SYNTAXES}
-    assert set(cell.split(", ")) == accepted
+    assert set(cell.split("; ")) == accepted

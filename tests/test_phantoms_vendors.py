@@ -38,7 +38,11 @@ OWN = {
     Vendor.PHILIPS: ("ImageType(0008,0008)", *RESCALE),
     Vendor.PHILIPS_ENHANCED: ("FrameType(0008,9007)", "CoverageOfKSpace(0018,9094)"),
     Vendor.SIEMENS_XA: ("ImageType(0008,0008)", *RESCALE),
+    Vendor.SIEMENS_XA_ENHANCED: ("ImageType(0008,0008)", "FrameType(0008,9007)"),
+    Vendor.GE_PHASE: ("ScanOptions(0018,0022)",),
+    Vendor.PHILIPS_COMPLEX: ("ImageType(0008,0008)", *RESCALE),
 }
+ENHANCED = {Vendor.PHILIPS_ENHANCED, Vendor.SIEMENS_XA_ENHANCED}
 every_vendor = pytest.mark.parametrize("vendor", Vendor)
 
 Written = Callable[[Vendor], list[Path]]
@@ -73,7 +77,9 @@ def on_circle(angle: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
 @every_vendor
 def test_objects_are_those_of_one_fictional_patient(written: Written, vendor: Vendor) -> None:
     found = headers(written(vendor))
-    assert len(found) == {Vendor.GE: 3 * 2 * 8, Vendor.PHILIPS_ENHANCED: 1}.get(vendor, 2 * 2 * 8)
+    assert len(found) == {Vendor.GE: 3 * 2 * 8, Vendor.PHILIPS_ENHANCED: 1, Vendor.SIEMENS_XA_ENHANCED: 4}.get(
+        vendor, 2 * 2 * 8
+    )
     assert len({ds.SOPInstanceUID for ds in found}) == len(found)
     assert len({(ds.StudyInstanceUID, ds.FrameOfReferenceUID) for ds in found}) == 1
     for ds in found:
@@ -89,7 +95,7 @@ def test_dciodvfy_finds_nothing_but_what_the_vendor_writes(written: Written, ven
     paths = written(vendor)
     for path in {paths[0], paths[len(paths) // 2 - 1], paths[len(paths) // 2], paths[-1]}:
         lines = [line for line in run("dciodvfy", "-new", path) if line.strip()]
-        assert lines[0] == ("EnhancedMRImage" if vendor is Vendor.PHILIPS_ENHANCED else "MRImage")
+        assert lines[0] == ("EnhancedMRImage" if vendor in ENHANCED else "MRImage")
         complaints = [line for line in lines[1:] if not any(tag in line for tag in OWN[vendor])]
         assert complaints == []
         assert not [line for line in lines if line.startswith("Error")]
@@ -101,7 +107,9 @@ def test_another_reader_takes_them_for_the_vendors_echoes_and_components(
 ) -> None:
     """dcm2niix, whose rules for vendors are its own, names each image by echo and component."""
     run("dcm2niix", "-o", tmp_path, "-f", "%e", written(vendor)[0].parents[vendor.startswith("siemens")])
-    parts = {"", "_real", "_imaginary"} if vendor is Vendor.GE else {"", "_ph"}
+    parts = {Vendor.GE: {"", "_real", "_imaginary"}, Vendor.PHILIPS_COMPLEX: {"_real", "_imaginary"}}.get(
+        vendor, {"", "_ph"}
+    )
     found = {path.stem for path in tmp_path.glob("*.nii")}
     assert found == {f"{echo}{part}" for echo in (1, 2) for part in parts}
 
@@ -151,11 +159,19 @@ def test_vendors_share_no_identifier(written: Written) -> None:
             {(r"M\DIS2D\MFSPLIT", "1", "0", ""): 2, (r"P\DIS2D\MFSPLIT", "2", "-4096", ""): 2},
         ),
         (Vendor.GE, {("OTHER", "", "", ""): 1}),
+        (Vendor.GE_PHASE, {("OTHER", "", "", ""): 1}),
         (
             Vendor.PHILIPS,
             {
                 (r"M_FFE\M\FFE", "1.28205128205128", "0", "normalized"): 1,
                 (r"PHASE MAP\P\FFE", "1.53455433455433", "-3142", "mrad"): 1,
+            },
+        ),
+        (
+            Vendor.PHILIPS_COMPLEX,
+            {
+                (r"R_FFE\R\FFE", "1.28205128205128", "-2625.6410256410", "normalized"): 1,
+                (r"I_FFE\I\FFE", "1.28205128205128", "-2625.6410256410", "normalized"): 1,
             },
         ),
     ],
@@ -170,7 +186,7 @@ def test_series_image_type_and_rescale_are_the_vendors(
         assert ds.ImageType[:2] == ["ORIGINAL", "PRIMARY"]
         kinds["\\".join(ds.ImageType[2:]), *rescale].add(ds.SeriesInstanceUID)
     assert {kind: len(uids) for kind, uids in kinds.items()} == expected
-    assert len(series) == (1 if vendor is Vendor.PHILIPS else sum(expected.values()))
+    assert len(series) == (1 if vendor.startswith("philips") else sum(expected.values()))
 
 
 def test_siemens_pixels_and_positions(phantom: Phantom, written: Written) -> None:
@@ -211,6 +227,35 @@ def test_siemens_xa_has_a_series_for_each_echo_and_no_echo_numbers(written: Writ
     assert numbers == {("M", 5.7): {9001}, ("M", 12.4): {9002}, ("P", 5.7): {10001}, ("P", 12.4): {10002}}
 
 
+def test_siemens_xa_enhanced_is_an_object_for_each_echo_in_a_series_for_each_component(
+    phantom: Phantom, written: Written
+) -> None:
+    objects = [pydicom.dcmread(path) for path in written(Vendor.SIEMENS_XA_ENHANCED)]
+    classic = [pydicom.dcmread(path) for path in written(Vendor.SIEMENS)]
+    assert [(ds.SeriesNumber, ds.InstanceNumber) for ds in objects] == [(9001, 1), (9001, 2), (9002, 1), (9002, 2)]
+    assert [ds.ComplexImageComponent for ds in objects] == ["MAGNITUDE"] * 2 + ["PHASE"] * 2
+    for number, ds in enumerate(objects):
+        component, echo = ds.ImageType[2], number % 2
+        assert list(ds.ImageType) == ["ORIGINAL", "PRIMARY", component, "NONE"]
+        assert not {"EchoTime", "ImagingFrequency", "ScanningSequence", "ImagePositionPatient"} & set(ds.dir())
+        np.testing.assert_array_equal(ds.pixel_array, [image.pixel_array for image in classic[8 * number :][:8]])
+        for frame, position in zip(ds.PerFrameFunctionalGroupsSequence, classic[:8], strict=True):
+            kind, transformation = frame.MRImageFrameTypeSequence[0], frame.PixelValueTransformationSequence[0]
+            assert (list(kind.FrameType), kind.ComplexImageComponent) == (
+                list(ds.ImageType),
+                ds.ComplexImageComponent,
+            )
+            assert transformation.RescaleType == "US"
+            rescale = (transformation.RescaleSlope, transformation.RescaleIntercept)
+            assert rescale == ((2, -4096) if component == "P" else (1, 0))
+            assert frame.MREchoSequence[0].EffectiveEchoTime == 1000 * phantom.acquisition.te_s[echo]
+            assert frame.PlanePositionSequence[0].ImagePositionPatient == position.ImagePositionPatient
+            assert "RealWorldValueMappingSequence" not in frame
+            private = frame[0x0021, 0x11FE].value[0]
+            assert private[0x0021, 0x1106].value.startswith(f"X_{echo + 1}_")
+            assert list(private[0x0021, 0x1175].value) == ["ORIGINAL", "PRIMARY", component, "DIS2D"]
+
+
 def test_ge_stores_the_conjugate_and_negates_every_second_slice(phantom: Phantom, written: Written) -> None:
     acquisition = phantom.acquisition
     gain = 8191 / acquisition.magnitude.max()
@@ -228,6 +273,37 @@ def test_ge_stores_the_conjugate_and_negates_every_second_slice(phantom: Phantom
     assert ds.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian
     assert (ds.BitsStored, ds.PixelRepresentation, ds.EchoTrainLength, ds.ScanningSequence) == (16, 1, 1, "RM")
     assert (ds[0x0019, 0x107E].value, ds[0x0021, 0x104F].value, ds[0x0019, 0x109C].value) == (2, 8, "efgre3d")
+
+
+def test_ge_phase_images_are_the_angle_of_the_complex_ones_in_mrad(written: Written) -> None:
+    images = [pydicom.dcmread(path) for path in written(Vendor.GE_PHASE)]
+    complexes = [pydicom.dcmread(path).pixel_array for path in written(Vendor.GE)]
+    assert [ds[0x0043, 0x102F].value for ds in images] == [0, 1] * 16
+    phases = np.array([ds.pixel_array for ds in images[1::2]])
+    assert -3142 <= phases.min() < -3100
+    assert 3100 < phases.max() <= 3142
+    for number in range(16):
+        magnitude, real, imaginary = (image.astype(float) for image in complexes[3 * number : 3 * number + 3])
+        np.testing.assert_array_equal(images[2 * number].pixel_array, magnitude)
+        strong = magnitude > 200  # there a step of R and I is at most 3.6 mrad
+        apart = on_circle(phases[number] / 1000 - np.arctan2(imaginary, real))
+        assert np.abs(apart[strong]).max() < 4.1e-3
+
+
+def test_philips_real_and_imaginary_are_the_phantoms(phantom: Phantom, written: Written) -> None:
+    acquisition = phantom.acquisition
+    images = [pydicom.dcmread(path) for path in written(Vendor.PHILIPS_COMPLEX)]
+    assert [ds[0x2005, 0x1011].value for ds in images] == ["R"] * 16 + ["I"] * 16
+
+    def precise(ds: Dataset) -> npt.NDArray[np.floating]:
+        displayed = ds.pixel_array.T * float(ds.RescaleSlope) + float(ds.RescaleIntercept)
+        return displayed / (float(ds.RescaleSlope) * ds[0x2005, 0x100E].value)
+
+    for number in (0, 7, 11):
+        z, echo = divmod(number, 2)
+        signal = acquisition.magnitude[echo, :, :, z] * np.exp(1j * acquisition.phase[echo, :, :, z])
+        stored = precise(images[number]) + 1j * precise(images[16 + number])
+        assert np.abs(stored - signal).max() < 0.71 * acquisition.magnitude.max() / 2047
 
 
 def test_philips_precise_values_are_the_phantoms(phantom: Phantom, written: Written) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import nibabel as nib
@@ -14,6 +15,9 @@ from pydicom import dcmread
 from node.headers import Header, read_header
 from node.load import load
 from node.offline import exit_code, reconstruct_folder
+from recon.filtered import filtered_echo
+from recon.highpass import Homodyne, homodyne
+from recon.types import Acquisition, Geometry
 
 REFUSED = {
     "siemens-megre-3echo-oneslice": {"incomplete": 1},
@@ -85,6 +89,24 @@ def test_ge_abdomen_is_read_with_the_right_sign(vendor_data, dicom_sets):
     rise = np.angle(np.exp(1j * (acquisition.phase[1] - acquisition.phase[0])))
     dome, depth = np.median(rise[60:90, 62:70, 5:9]), np.median(rise[60:90, 95:110, 5:9])
     assert dome > depth + 0.3
+
+
+@pytest.mark.parametrize("case", sorted(RECONSTRUCTED | NOT_DICOM))
+def test_real_phase_is_told_from_its_filtered_self(vendor_data, dicom_sets, case):
+    if case in NOT_DICOM:  # stored as a fraction of a turn; its echo times are not known
+        magnitude, phase = (
+            np.moveaxis(nib.load(vendor_data / case / name).get_fdata(dtype=np.float32), -1, 0)
+            for name in ("Mag.nii", "Phase.nii")
+        )
+        phase *= np.float32(np.pi) / np.abs(phase).max()
+        grid = Geometry.of(magnitude.shape[1:], (0.47, 0.47, 1.0))
+        real = Acquisition(magnitude, phase, (0.004, 0.008, 0.012), 127.7, grid)
+    else:
+        real = load(dicom_sets.dicom_files(vendor_data / case)).acquisition
+    assert filtered_echo(real) is None
+    for samples in (32, 64):
+        filtered = np.stack([homodyne(real, Homodyne(samples, te_s))[0] for te_s in real.te_s])
+        assert filtered_echo(replace(real, phase=filtered)) is not None
 
 
 def test_real_head_has_bright_iron(vendor_data, tmp_path):

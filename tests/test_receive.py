@@ -8,23 +8,33 @@ import random
 import socket
 import sqlite3
 import struct
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pydicom
 import pynetdicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
+    JPEG2000,
+    UID,
     CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
     EnhancedSRStorage,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
     MRImageStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
@@ -37,6 +47,7 @@ from node.association import on_open
 from node.config import HEALTH_AE_TITLE, Peer, Settings
 from node.deliver import echo
 from node.journal import Journal
+from node.load import load
 from node.overview import Aside, asides, summaries
 from node.receive import Receiver
 from node.spool import Spool
@@ -322,16 +333,35 @@ def test_lossless_compression_is_read(start: Start, tiny_study: list[Path]) -> N
     assert (pydicom.dcmread(node.spool.path(sha256)).pixel_array == pixels).all()
 
 
-def test_a_lossy_image_is_answered_success_and_not_kept(start: Start, tiny_study: list[Path]) -> None:
+@pytest.mark.parametrize(
+    "syntax", [JPEGBaseline8Bit, JPEGLSNearLossless, JPEG2000], ids=["jpeg", "jpeg-ls-near-lossless", "jpeg-2000"]
+)
+def test_a_lossy_image_is_answered_success_and_not_kept(start: Start, tiny_study: list[Path], syntax: UID) -> None:
     """A refused context would block the PACS's queue."""
     node = start()
     ds = pydicom.dcmread(tiny_study[0])
-    ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    ds.file_meta.TransferSyntaxUID = syntax
     ds.PixelData = encapsulate([b"\xff\xd8 not looked at \xff\xd9"])
     assert store(node, ds) == [SUCCESS]
     (aside,) = node.asides("ignored")
-    assert "JPEG Baseline" in aside.reason
+    assert aside.reason == f"MR image in {syntax.name}: lossy, or not to be decoded here; send it uncompressed"
     assert list(node.spool.folder.iterdir()) == []
+
+
+def test_a_damaged_codestream_is_left_to_the_worker_a_cut_one_refused(start: Start, tiny_study: list[Path]) -> None:
+    """Decoders may crash, so none runs here."""
+    node = start()
+    ds = pydicom.dcmread(tiny_study[0])
+    ds.compress(RLELossless, generate_instance_uid=False)
+    (frame,) = generate_frames(ds.PixelData, number_of_frames=1)
+    ds.PixelData = encapsulate([frame[:64] + bytes(len(frame) - 64)])
+    assert store(node, ds) == [SUCCESS]
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    ds.PixelData = encapsulate([frame[:40]])
+    assert store(node, ds) == [0xC000]
+    assert [aside.reason for aside in node.asides("rejected")] == [
+        "frame 1 of 1 is not a whole 32 x 40 image in its syntax"
+    ]
 
 
 def test_images_are_negotiated_in_what_can_be_decoded(start: Start) -> None:
@@ -339,6 +369,53 @@ def test_images_are_negotiated_in_what_can_be_decoded(start: Start) -> None:
     with association(node.port, [MRImageStorage], [JPEGBaseline8Bit, ExplicitVRLittleEndian]) as assoc:
         (context,) = assoc.accepted_contexts
         assert context.transfer_syntax == [ExplicitVRLittleEndian]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_images_are_negotiated_uncompressed_first_however_they_are_proposed(start: Start, together: bool) -> None:
+    """In one context, or in a context for each transfer syntax: then all are accepted, lossy ones too."""
+    node = start()
+    proposed = [JPEG2000, JPEG2000Lossless, RLELossless, ExplicitVRBigEndian, ExplicitVRLittleEndian]
+    ae = AE("SCANNER")
+    for syntaxes in [proposed] if together else [[syntax] for syntax in proposed]:
+        ae.add_requested_context(MRImageStorage, syntaxes)
+    handlers = [(pynetdicom.evt.EVT_CONN_OPEN, on_open)]
+    assoc = ae.associate("127.0.0.1", node.port, ae_title="QSMNODE", evt_handlers=handlers)
+    accepted = [context.transfer_syntax[0] for context in assoc.accepted_contexts]
+    assoc.release()
+    assert accepted == ([ExplicitVRLittleEndian] if together else proposed)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    ("option", "syntax"),
+    [("-xt", JPEGLSLossless), ("-xr", RLELossless), ("-xd", DeflatedExplicitVRLittleEndian)],
+    ids=["jpeg-ls", "rle", "deflated"],
+)
+def test_storescu_sends_compressed_images(
+    start: Start,
+    peer: Callable[[str], str],
+    tmp_path_factory: pytest.TempPathFactory,
+    dicom_sets: ModuleType,
+    option: str,
+    syntax: UID,
+) -> None:
+    """Signed ones, as GE stores them; they load to what the uncompressed ones hold."""
+    node, folder = start(), tmp_path_factory.mktemp("sent")
+    images = dicom_sets.ge(dicom_sets.scan(), "RI")
+    straight = load(dicom_sets.write(images, folder / "plain")).acquisition
+    for ds in images:
+        if syntax.is_encapsulated:
+            ds.compress(syntax, generate_instance_uid=False)
+        ds.file_meta.TransferSyntaxUID = syntax
+    paths = dicom_sets.write(images, folder / "compressed")
+    command = [peer("storescu"), option, "-aet", "SCANNER", "-aec", "QSMNODE", "127.0.0.1", str(node.port)]
+    subprocess.run([*command, *paths], check=True, capture_output=True, timeout=60)
+    kept = sorted(node.spool.folder.iterdir())
+    assert {pydicom.dcmread(path).file_meta.TransferSyntaxUID for path in kept} == {syntax}
+    got = load(kept).acquisition
+    np.testing.assert_array_equal(got.phase, straight.phase)
+    np.testing.assert_array_equal(got.magnitude, straight.magnitude)
 
 
 def test_a_silent_association_outlives_the_quiet_time(start: Start) -> None:

@@ -25,6 +25,11 @@ from node.records import Done, Failed, JobSpec, Received
 from node.report import Finding, Report, withhold_contradiction
 from node.site import Site
 from node.tables import WIDTH, print_report
+from node.vendors.stated import Stated
+from phantoms.anatomy import head
+from phantoms.protocol import Protocol
+from phantoms.scanner import write_dicom
+from phantoms.simulate import simulate
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 EVIDENCE = "deep nuclei are diamagnetic (-85 ppb) and the field below the sinuses is reversed (r = -0.71)"
@@ -58,7 +63,7 @@ def test_the_gravest_caution_comes_first():
     assert len(REPORT.limits) == 5
 
 
-@pytest.mark.parametrize("verdict", ["agreement", "no evidence", "not checked"])
+@pytest.mark.parametrize("verdict", ["agreement", "no evidence"])
 def test_only_a_contradiction_is_withheld(verdict):
     withhold_contradiction(replace(DOUBTED, sign=verdict))
     assert replace(DOUBTED, sign=verdict).contradiction == ""
@@ -127,22 +132,30 @@ def test_what_is_not_limited_is_not_called_so(reconstruction, tmp_path):
 # ------------------------------------------------------------------------------------------------ jobs and journal
 
 
-@pytest.fixture
-def spec(tiny_study, tmp_path):
-    return JobSpec(tuple(tiny_study), "default", AT, tmp_path / "results")
+def test_a_wrong_statement_of_the_site_is_found_out(tmp_path):
+    """A site that states the sign wrongly would swap every hemorrhage and calcification."""
+    protocol = Protocol((64, 64, 44), (3.2, 3.2, 3.2), te_s=(0.005, 0.012, 0.019), tr_s=0.04, flip_deg=15.0)
+    paths = write_dicom(simulate(head(105), protocol, 105), tmp_path / "in")
+    wrong = Stated("SIEMENS", -1, 8192.0)
+    right = JobSpec(tuple(paths), "default", AT, tmp_path / "right", site=Site((replace(wrong, phase_sign=1),)))
+    withheld = replace(right, folder=tmp_path / "withheld", site=Site((wrong,)))
+    marked = replace(right, folder=tmp_path / "marked", site=Site((wrong,), withhold_contradictions=False))
 
-
-def test_a_contradicted_job_is_refused_for_good_or_marked(spec, monkeypatch):
-    of = work.report_of
-    monkeypatch.setattr(work, "report_of", lambda *of_what: replace(of(*of_what), sign="contradiction"))
-    outcome = run_job(spec)
+    outcome = run_job(withheld)
     assert isinstance(outcome, Failed)
     assert (outcome.refusal.code, outcome.transient) == ("sign-contradiction", False)
-    assert not spec.folder.exists()
-    outcome = run_job(replace(spec, site=Site(withhold_contradictions=False)))
-    assert isinstance(outcome, Done)
-    assert outcome.report.contradiction == "Sign check: contradiction."
-    assert dcmread(spec.folder / outcome.results[0].path).SeriesDescription == "SIGN? QSM [ppb]"
+    assert "of the predicted one over" in outcome.refusal.sentence
+    assert not withheld.folder.exists()
+
+    first = {}
+    for spec, sign, name in ((right, "agreement", "QSM [ppb]"), (marked, "contradiction", "SIGN? QSM [ppb]")):
+        outcome = run_job(spec)
+        assert isinstance(outcome, Done)
+        assert outcome.report.sign == sign
+        first[sign] = dcmread(spec.folder / outcome.results[0].path)
+        assert first[sign].SeriesDescription == name
+    assert first["contradiction"].ImageComments.startswith("Sign check: contradiction: the phase seems to be negated")
+    assert first["contradiction"].SOPInstanceUID != first["agreement"].SOPInstanceUID  # a PACS would keep the first
 
 
 def test_the_journal_keeps_the_report_of_the_newest_job(tmp_path):

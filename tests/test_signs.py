@@ -17,10 +17,14 @@ from node.work import report_of
 from recon.highpass import Homodyne, homodyne
 from recon.pipeline import Result, reconstruct
 from recon.recipe import Recipe
+from recon.signcheck import SignCheck
 from recon.types import Acquisition, ChiMap, FieldMap, Geometry, LocalField
 
 F0_MHZ = 123.25
+SIGN = SignCheck("no evidence", (), "not looked for")
 TE_S = (0.0057, 0.0124, 0.0191, 0.0258)
+SHIM_PPM = (0.1, -0.1, 0.1)
+"""What the shim left: a field that rises by so much from end to end along each axis."""
 
 
 def grid_mm(geometry):
@@ -50,10 +54,11 @@ def cylinder_ppm(r_mm, b0, axis, chi_ppm, radius_mm):
 
 
 def scanned(field_ppm, geometry):
-    """The field in a head of signal, in air of noise."""
+    """The field in a head of signal that was not shimmed to the end, in air of noise."""
     rng = np.random.default_rng(0)
-    radii = np.array(geometry.shape) * geometry.voxel_mm * 0.45
-    head = ((grid_mm(geometry) / radii) ** 2).sum(axis=-1) < 1
+    extent_mm = np.array(geometry.shape) * geometry.voxel_mm
+    head = ((grid_mm(geometry) / (0.45 * extent_mm)) ** 2).sum(axis=-1) < 1
+    field_ppm = field_ppm + (grid_mm(geometry) / extent_mm) @ SHIM_PPM
     te = np.array(TE_S)[:, None, None, None]
     signal = np.where(head, 1000 * np.exp(-te / 0.04), 0) * np.exp(2j * np.pi * field_ppm * F0_MHZ * te)
     signal = signal + rng.normal(0, 8, signal.shape) + 1j * rng.normal(0, 8, signal.shape)
@@ -115,7 +120,7 @@ def test_a_paramagnetic_cylinder_is_dark_along_b0_and_bright_across(dicom_sets, 
     zeros = np.zeros(geometry.shape, np.float32)
     field_map = FieldMap(zeros, zeros, zeros, zeros, zeros, 1.0)
     chi, local = ChiMap(zeros, head, "whole brain"), LocalField(zeros, head)
-    result = Result(chi, local, field_map, head, zeros, highpass, te_s, Recipe(), ())
+    result = Result(chi, local, field_map, head, zeros, highpass, te_s, Recipe(), (), SIGN)
     _, phase = derived(source, result, tmp_path / "out")
     middle = phase[..., 2:-2][inside[..., 2:-2]]
     dark = (chi_ppm > 0) == along

@@ -10,10 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import VR
 
 from node.errors import Refusal
@@ -34,10 +37,11 @@ _COMPLEX_IMAGE_COMPONENT: dict[str, Component] = {
 
 
 class Rescale(NamedTuple):
-    """Stored value to value: ``slope * stored + intercept``."""
+    """Stored value to value: ``slope * stored + intercept``. Values of different units cannot be compared."""
 
     slope: float
     intercept: float
+    unit: str = ""
 
 
 class Announced(NamedTuple):
@@ -95,10 +99,11 @@ class Convention:
 
 def text(ds: Dataset, tag: str | tuple[int, int]) -> str:
     """The element as text without padding, several values joined by a backslash; empty where absent."""
-    item = ds.get_item(tag) if tag in ds else None
-    if isinstance(item, RawDataElement) and item.VR in _ASCII and item.value is not None:
+    known, vr = _known(tag)
+    item = ds.get_item(known)
+    if isinstance(item, RawDataElement) and (item.VR or vr) in _ASCII and item.value is not None:
         return _joined(item.value.decode("ascii", "replace").split("\\"))
-    value = None if item is None else _decoded(ds, tag)
+    value = None if item is None else decoded(ds, known)
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -106,7 +111,14 @@ def text(ds: Dataset, tag: str | tuple[int, int]) -> str:
     return _joined([value] if isinstance(value, str) or not hasattr(value, "__iter__") else value)
 
 
-def _decoded(ds: Dataset, tag: str | tuple[int, int]) -> Any:
+@cache
+def _known(tag: str | tuple[int, int]) -> tuple[BaseTag, str]:
+    """The tag, and its VR where the dictionary has one: what implicit VR leaves to the reader."""
+    known = Tag(tag)
+    return known, dictionary_VR(known) if dictionary_has_tag(known) else ""
+
+
+def decoded(ds: Dataset, tag: BaseTag) -> Any:
     """The element's value; None where its bytes do not make one."""
     try:
         return ds[tag].value
@@ -123,7 +135,8 @@ def number(ds: Dataset, tag: str | tuple[int, int]) -> float | None:
 
     Implicit VR leaves unknown private elements as bytes: two bytes are read as SS, four as SL, little endian.
     """
-    raw = _decoded(ds, tag) if isinstance(tag, tuple) and tag in ds else None
+    known, _ = _known(tag)
+    raw = decoded(ds, known) if known.is_private and known in ds else None
     if isinstance(raw, bytes) and len(raw) in {2, 4} and not raw.strip(b" \0").isdigit():
         return float(int.from_bytes(raw, "little", signed=True))
     try:

@@ -11,7 +11,11 @@ slices by (2001,1018).
 
 from __future__ import annotations
 
+import math
+import struct
+
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from node.errors import Refusal, Refused
 from node.vendors.convention import (
@@ -23,6 +27,7 @@ from node.vendors.convention import (
     common_refusal,
     complex_image_component,
     count,
+    decoded,
     image_type,
     number,
     stored_rescale,
@@ -47,15 +52,28 @@ def _scan(ds: Dataset) -> str:
     return f"acquisition {text(ds, 'AcquisitionNumber')}"
 
 
+def _scale_slope(ds: Dataset) -> float | None:
+    """(2005,100E) FL; its bytes where the element lost its VR or its private creator."""
+    raw = decoded(ds, Tag(_SCALE_SLOPE)) if _SCALE_SLOPE in ds else None
+    if isinstance(raw, bytes) and len(raw) == 4:
+        found = float(struct.unpack("<f", raw)[0])
+        return found if math.isfinite(found) else None
+    return number(ds, _SCALE_SLOPE)
+
+
 def _rescale(ds: Dataset, component: Component) -> Rescale:
     displayed = stored_rescale(ds)
     if component == "P":
         if displayed is None:
             raise Refused(Refusal("no-scaling", "Philips phase without RescaleSlope and RescaleIntercept"))
         return displayed
-    slope, intercept = displayed or Rescale(1.0, 0.0)
-    scale = number(ds, _SCALE_SLOPE)
-    return Rescale(1 / scale, intercept / (slope * scale)) if scale else Rescale(slope, intercept)
+    slope, intercept, _ = displayed or Rescale(1.0, 0.0)
+    scale = _scale_slope(ds)
+    return (
+        Rescale(1 / scale, intercept / (slope * scale), "precise")
+        if scale
+        else Rescale(slope, intercept, "displayed")
+    )
 
 
 def _radians_per_unit(low: float, high: float) -> float:  # noqa: ARG001

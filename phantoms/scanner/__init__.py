@@ -2,16 +2,19 @@
 
 One file per vendor. Only headers and the integer coding are made here; the numbers come from the phantom.
 
-====================  ==========================================  =======================================
-vendor                series                                      phase as stored
-====================  ==========================================  =======================================
-``siemens``           VE11 classic: M and P                       0..4095 for a turn, rises with the field
-``siemens-xa``        XA30 classic: every echo of M and of P      as ``siemens``
-``ge``                one: M, R, I of every echo and slice        R and I, the conjugate, every second
-                                                                  slice negated
-``philips``           one: all M, then all P                      mrad by rescale, rises with the field
-``philips-enhanced``  one object: all M, then all P               as ``philips``
-====================  ==========================================  =======================================
+=======================  ==========================================  =======================================
+vendor                   series                                      phase as stored
+=======================  ==========================================  =======================================
+``siemens``              VE11 classic: M and P                       0..4095 for a turn, rises with the field
+``siemens-xa``           XA30 classic: every echo of M and of P      as ``siemens``
+``siemens-xa-enhanced``  XA30: M and P, one object for each echo     as ``siemens``
+``ge``                   one: M, R, I of every echo and slice        R and I, the conjugate, every second
+                                                                     slice negated
+``ge-phase``             one: M, P of every echo and slice           the angle of these, in mrad
+``philips``              one: all M, then all P                      mrad by rescale, rises with the field
+``philips-enhanced``     one object: all M, then all P               as ``philips``
+``philips-complex``      one: all R, then all I                      R and I by rescale
+=======================  ==========================================  =======================================
 """
 
 from __future__ import annotations
@@ -28,17 +31,23 @@ __all__ = ["Vendor", "as_stored", "write_dicom"]
 
 _WRITERS: Mapping[Vendor, Callable[[Phantom, Path], list[Path]]] = {
     Vendor.SIEMENS: siemens.write_classic,
-    Vendor.GE: ge.write,
+    Vendor.GE: ge.write_complex,
+    Vendor.GE_PHASE: ge.write_phase,
     Vendor.PHILIPS: philips.write_classic,
     Vendor.PHILIPS_ENHANCED: philips.write_enhanced,
+    Vendor.PHILIPS_COMPLEX: philips.write_complex,
     Vendor.SIEMENS_XA: siemens.write_xa,
+    Vendor.SIEMENS_XA_ENHANCED: siemens.write_enhanced,
 }
 _READINGS: Mapping[Vendor, Callable[[Phantom], Acquisition]] = {
     Vendor.SIEMENS: siemens.as_stored,
-    Vendor.GE: ge.as_stored,
+    Vendor.GE: ge.as_stored_complex,
+    Vendor.GE_PHASE: ge.as_stored_phase,
     Vendor.PHILIPS: philips.as_stored,
     Vendor.PHILIPS_ENHANCED: philips.as_stored,
+    Vendor.PHILIPS_COMPLEX: philips.as_stored_complex,
     Vendor.SIEMENS_XA: siemens.as_stored,
+    Vendor.SIEMENS_XA_ENHANCED: siemens.as_stored,
 }
 
 
