@@ -23,6 +23,7 @@ from typing import Any, cast
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.fsm import InvalidEventError, StateMachine
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from node.log import get_logger
@@ -32,8 +33,6 @@ _LARGEST_REQUEST, _LARGEST_MESSAGE = 1 << 18, 1 << 20
 """A request has at most 128 presentation contexts, 150 kB with all syntaxes; the node asks for PDUs of 128 kB."""
 _ASSOCIATION_REQUEST, _CLOSED = "Evt6", "Evt17"
 """PS3.8 Table 9-10."""
-_SAID_NOTHING = (ssl.SSLEOFError, ConnectionError)
-"""A connection that ended without a handshake, as a port monitor's does."""
 
 log = get_logger("node.listener")
 
@@ -172,14 +171,17 @@ class Listener(ThreadedAssociationServer):
         super().server_close()
 
     def _shakes_hands(self, connection: socket.socket, waiting: _Waiting) -> bool:
-        if isinstance(connection, ssl.SSLSocket):
-            connection.settimeout(self.limits.handshake_s)
-            try:
-                connection.do_handshake()
-            except OSError as error:
-                if not (waiting.closed_for or isinstance(error, _SAID_NOTHING)):
-                    self.alarm(f"TLS handshake failed: {why_failed(error)}", address=waiting.address)
+        if not isinstance(connection, ssl.SSLSocket):
+            return True
+        connection.settimeout(self.limits.handshake_s)
+        try:
+            if not _says_something(connection):
                 return False
+            connection.do_handshake()
+        except OSError as error:
+            if not waiting.closed_for:
+                self.alarm(f"TLS handshake failed: {why_failed(error)}", address=waiting.address)
+            return False
         return True
 
     def _forget(self, connection: socket.socket) -> None:
@@ -209,6 +211,7 @@ class _BeginsWithItsRequest(RequestHandler):
         listener = cast(Listener, self.server)
         association = self._create_association()
         dul = association.dul
+        dul.state_machine = _StateMachine(dul)
         reader = _Reader(cast(AssociationSocket, dul.socket), listener)
         evt.trigger(association, evt.EVT_CONN_OPEN, {"address": self.client_address})
         dul._read_pdu_data()
@@ -218,6 +221,16 @@ class _BeginsWithItsRequest(RequestHandler):
             listener.begin(self.request, association)
         elif came != _CLOSED:
             reader.alarm("what was received is not an association request")
+
+
+class _StateMachine(StateMachine):
+    """Ends quietly when the node's answer meets an association that is over already."""
+
+    def do_action(self, event: str) -> None:
+        try:
+            super().do_action(event)
+        except InvalidEventError:
+            self.dul.kill_dul()
 
 
 class _Reader:
@@ -281,6 +294,14 @@ class _Reader:
         """Close the connection, even if the other side has; pynetdicom would leave its descriptor open then."""
         _hang_up(self._socket)
         self._socket.close()
+
+
+def _says_something(connection: ssl.SSLSocket) -> bool:
+    """Whether a first byte comes; monitors open a port and close it."""
+    try:
+        return bool(socket.socket.recv(connection, 1, socket.MSG_PEEK))
+    except ConnectionError:
+        return False
 
 
 def _hang_up(connection: socket.socket) -> None:

@@ -77,9 +77,9 @@ def names(certificate: Any) -> frozenset[str]:
 
 
 def why_failed(error: OSError) -> str:
-    """What a failed handshake failed of, in words of OpenSSL; of the other side's certificate nothing is quoted."""
+    """What a handshake failed of, in OpenSSL's words."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the peer's certificate: {error.verify_message.split(', certificate is not')[0]}"
+        return f"the peer's certificate: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
     return "not finished in time" if isinstance(error, TimeoutError) else "the connection ended"

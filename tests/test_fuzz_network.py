@@ -109,7 +109,9 @@ def node(
     finally:
         process.terminate()
         assert process.wait(60) == 0
-    assert all(line.startswith("{") for line in log.read_text().splitlines())  # nothing but the log: no traceback
+    written = log.read_text()
+    assert "thread has ended" not in written
+    assert all(line.startswith("{") for line in written.splitlines())  # no traceback
 
 
 def attempt(sent: list[bytes], rng: random.Random) -> list[bytes]:

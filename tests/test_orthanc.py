@@ -17,11 +17,14 @@ from typing import Any, TypeVar
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import MRImageStorage
 
-from node.config import Peer, Settings
+from node.config import Peer, Settings, Tls
+from node.deliver import Item, Sent, send
 from node.load import load
 from node.overview import asides, summaries
 from node.service import Node
+from node.tls import Credentials
 from recon.pipeline import Result, reconstruct
 
 T = TypeVar("T")
@@ -82,7 +85,9 @@ def free_port() -> int:
 class Orthanc:
     """Orthanc with DICOMweb, routing every stable series to the node."""
 
-    def __init__(self, program: str, plugin: Path, network: Network, folder: Path, node_port: int) -> None:
+    def __init__(
+        self, program: str, plugin: Path, network: Network, folder: Path, node_port: int, **more: object
+    ) -> None:
         self.dicom_port, self.http_port = free_port(), free_port()
         (folder / "route.lua").write_text(ROUTE_EVERYTHING)
         (folder / "pacs.json").write_text(
@@ -102,6 +107,7 @@ class Orthanc:
                     "OverwriteInstances": False,
                     "DicomModalities": {"node": ["QSMNODE", "127.0.0.1", node_port]},
                     "LuaScripts": [str(folder / "route.lua")],
+                    **more,
                 }
             )
         )
@@ -212,6 +218,46 @@ def route_and_check(
         check_series(pacs, tiny_study)
     finally:
         pacs.stop()
+
+
+@pytest.mark.peers
+def test_over_tls_in_both_directions(
+    peer: Callable[[str], str],
+    plugin: Path,
+    network: Network,
+    tmp_path: Path,
+    tiny_study: list[Path],
+    eventually: Callable[..., None],
+    new_authority: Callable[..., Any],
+) -> None:
+    authority = new_authority()
+    own, theirs = authority.issue("node"), authority.issue("pacs")
+
+    def check() -> None:
+        node_port = free_port()
+        pacs = Orthanc(
+            peer("Orthanc"), plugin, network, tmp_path, node_port,
+            DicomTlsEnabled=True,
+            DicomTlsCertificate=str(theirs.certificate),
+            DicomTlsPrivateKey=str(theirs.key),
+            DicomTlsTrustedCertificates=str(authority.certificate),
+            DicomModalities={"node": {"AET": "QSMNODE", "Host": "127.0.0.1", "Port": node_port, "UseDicomTls": True}},
+        )  # fmt: skip
+        try:
+            eventually(pacs.answers, "Orthanc answers", 60)
+            known = Peer(ae_title="TESTPACS", host="127.0.0.1", port=pacs.dicom_port, tls=True, certified_as="pacs")
+            files = Tls(certificate=own.certificate, key=own.key, authorities=authority.certificate, port=node_port)
+            settings = Settings(port=0, tls=files, data_dir=tmp_path / "data", peers={"pacs": known})
+            item = Item(MRImageStorage, pydicom.dcmread(tiny_study[0]).SOPInstanceUID, tiny_study[0])
+            with Node(settings) as node:
+                assert send(known, "QSMNODE", [item], tls=Credentials(files).client()) == [Sent(True, "")]
+                eventually(
+                    lambda: [s.senders for s in summaries(node.journal)] == [("TESTPACS",)], "it is routed", 60
+                )
+        finally:
+            pacs.stop()
+
+    network.run(check)
 
 
 def check_series(pacs: Orthanc, tiny_study: list[Path]) -> None:

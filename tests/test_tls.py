@@ -225,6 +225,18 @@ def test_a_caller_that_shakes_no_hands_holds_up_nobody(
     assert [a.count for a in asides(node.journal)] == [8]
 
 
+def test_a_monitor_that_opens_and_closes_the_port_is_nothing(start: Start, eventually: Callable[..., None]) -> None:
+    node = start()
+    socket.create_connection(("127.0.0.1", node.tls_port), timeout=20).close()
+    with socket.create_connection(("127.0.0.1", node.tls_port), timeout=20) as connection:
+        connection.sendall(b"\x16\x03\x01")
+    eventually(node.reasons, "only who began to say something is told", 10)
+    (reason,) = node.reasons()
+    assert reason in {
+        f"TLS handshake failed: {why}" for why in ("the connection ended", "unexpected eof while reading")
+    }
+
+
 # --- files
 
 
