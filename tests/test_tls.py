@@ -214,7 +214,7 @@ def test_a_peer_bound_to_tls_and_a_certificate_is_heard_with_it_alone(start: Sta
 def test_a_caller_that_shakes_no_hands_holds_up_nobody(
     start: Start, authority: Any, eventually: Callable[..., None]
 ) -> None:
-    node = start(Limits(handshake_s=0.5))
+    node = start(Limits(handshake_s=2.0))
     tls = client(authority, authority.issue("scanner"))
     silent = [socket.create_connection(("127.0.0.1", node.tls_port), timeout=20) for _ in range(8)]
     assert is_heard(node.tls_port, tls)
