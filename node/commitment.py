@@ -9,6 +9,7 @@ References: PS3.4 Annex J (Storage Commitment Push Model); PS3.7 sections 10.1.1
 from __future__ import annotations
 
 import itertools
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -54,6 +55,8 @@ class Committer:
 
     Parameters
     ----------
+    tls
+        What to connect to a peer with; None: without TLS.
     clock
         Seconds since the epoch, as the journal's.
     patience_s
@@ -64,11 +67,13 @@ class Committer:
         self,
         journal: Journal,
         settings: Settings,
+        tls: Callable[[Peer], ssl.SSLContext | None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         patience_s: float = SAME_ASSOCIATION_S,
     ) -> None:
         self._journal = journal
         self._settings = settings
+        self._tls = tls
         self._clock = clock
         self._patience_s = patience_s
         self._reported = threading.Condition()
@@ -151,7 +156,7 @@ class Committer:
 
         report: list[evt.EventHandlerType] = [(evt.EVT_N_EVENT_REPORT, hear)]
         calling = self._settings.ae_title
-        assoc = associate(peer, calling, [PUSH_MODEL], handlers=report)
+        assoc = associate(peer, calling, [PUSH_MODEL], handlers=report, tls=self._tls(peer))
         try:
             request = _request_of(transaction, stored)
             status = assoc.send_n_action(request, 1, PUSH_MODEL, PUSH_MODEL_INSTANCE)[0].get("Status")

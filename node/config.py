@@ -6,6 +6,7 @@ nothing but the file that it is given.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     SecretStr,
     ValidationError,
     model_validator,
@@ -41,7 +43,7 @@ HEALTH_AE_TITLE = "QSMHEALTH"
 
 
 _PREFIX = "QSM_NODE_"
-_OTHER_VARIABLES = {"QSM_NODE_CONFIG", "QSM_NODE_DATA", "QSM_NODE_FUZZ"}
+_OTHER_VARIABLES = {"QSM_NODE_CONFIG", "QSM_NODE_DATA", "QSM_NODE_FUZZ", "QSM_NODE_FUZZ_PDUS"}
 """Of the command line and of the tests."""
 
 
@@ -56,7 +58,15 @@ def _ae_title(value: str) -> str:
     return title
 
 
+def _network(value: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError as error:
+        raise ValueError(f"an address or network like 10.1.0.0/16, no name: {error}") from None
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(_network)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -69,6 +79,18 @@ class Scanner(BaseModel):
     phase_sign: Annotated[Literal[1, -1], BeforeValidator(int)]
     phase_turn: float = Field(gt=0, allow_inf_nan=False)
     chopper: bool = False
+
+
+class Tls(BaseModel):
+    """The node's certificate and whose certificates it trusts, all PEM; with a port it listens with TLS too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    certificate: Path = Field(description="of the node, followed by those between it and its root")
+    key: Path = Field(description="of the certificate, without passphrase; only its owner may change it")
+    authorities: Path = Field(description="who vouches for peers, or certificates of peers; with revocation lists")
+    host: str | None = Field(default=None, description="address to listen on; default: as without TLS")
+    port: int | None = Field(default=None, ge=0, le=65535, description="2762 by custom; 0 takes any free port")
 
 
 class Login(BaseModel):
@@ -124,11 +146,18 @@ class Peer(BaseModel):
     authorities: Path | None = Field(default=None, description="who vouches for its certificate; default: the usual")
     associations: int = Field(default=4, ge=1, le=32, description="how many are opened to it at a time")
     commitment: bool = Field(default=False, description="ask it to commit what it was sent")
+    addresses: tuple[Network, ...] = Field(default=(), description="where it calls from; empty: from anywhere")
+    tls: bool = Field(default=False, description="it is heard and sent to over TLS alone")
+    certified_as: str | None = Field(
+        default=None, min_length=1, description="name in its certificate; default: any, and host where it is sent to"
+    )
 
     @model_validator(mode="after")
     def _host_and_port(self) -> Self:
         if (self.host is None) != (self.port is None):
             raise ValueError("host and port come together: give both, or neither for a peer that only sends")
+        if self.certified_as and not self.tls:
+            raise ValueError("certified_as is checked over TLS alone: add tls = true")
         if self.commitment and not self.host:
             raise ValueError("commitment needs host and port: it is asked for by DICOM, not by DICOMweb")
         return self
@@ -151,6 +180,10 @@ class Peer(BaseModel):
             raise ValueError("login is sent over https alone")
         return self
 
+    def may_call_from(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+        """Whether this peer may call from there."""
+        return not self.addresses or any(address in network for network in self.addresses)
+
     @property
     def reachable(self) -> bool:
         """Whether the node can send to this peer."""
@@ -170,8 +203,14 @@ class Settings(BaseSettings):
     ae_title: AETitle = "QSMNODE"
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(default=11112, ge=0, le=65535, description="0 takes any free port")
+    tls: Tls | None = None
+    also_called: tuple[AETitle, ...] = Field(default=(), description="other AE titles that the node answers to")
     data_dir: Path = Field(default_factory=_default_data_dir, description="spool, journal, results, caches")
     peers: dict[str, Peer] = Field(default={}, description="who may send; other AE titles are refused")
+    ignored: Literal["accept", "reject-context", "refuse"] = Field(
+        default="accept",
+        description="objects that are of no use here: answered Success, not negotiated, or answered 0x0122",
+    )
     deliver_to: tuple[str, ...] = Field(
         default=(), description="names of peers that get every result; empty: back to the sender"
     )
@@ -212,6 +251,8 @@ class Settings(BaseSettings):
                 raise ValueError(f"peers.{name}: AE title {peer.ae_title} is used by more than one peer")
             if peer.ae_title == HEALTH_AE_TITLE:
                 raise ValueError(f"peers.{name}: AE title {HEALTH_AE_TITLE} belongs to the health check")
+            if peer.tls and self.tls is None:
+                raise ValueError(f"peers.{name}: tls = true needs [tls] with certificate, key and authorities")
             if not self.deliver_to and not peer.reachable:
                 raise ValueError(
                     f"peers.{name}: has no host and port, so its results have nowhere to go: "
@@ -237,6 +278,11 @@ class Settings(BaseSettings):
         """Arguments, then the environment, then the TOML file."""
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def called_titles(self) -> tuple[str, ...]:
+        """AE titles that the node answers to."""
+        return (self.ae_title, *self.also_called)
 
     @property
     def site(self) -> Site:

@@ -7,6 +7,7 @@ References: PS3.4 Annex B, Table B.2-1 (status codes); PS3.7 Annex C (what they 
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,8 @@ class StoreLink:
         Our AE title.
     classes
         SOP classes that are proposed: those of the objects to send.
+    tls
+        The node's credentials, for a peer that is sent to over TLS.
 
     Raises
     ------
@@ -96,9 +99,9 @@ class StoreLink:
 
     at_once = 1
 
-    def __init__(self, peer: Peer, calling: str, classes: Iterable[str]) -> None:
+    def __init__(self, peer: Peer, calling: str, classes: Iterable[str], tls: ssl.SSLContext | None = None) -> None:
         self._peer = peer
-        self._assoc = associate(peer, calling, sorted(set(classes)))
+        self._assoc = associate(peer, calling, sorted(set(classes)), tls=tls)
 
     @property
     def alive(self) -> bool:
@@ -182,6 +185,7 @@ def associate(
     classes: Iterable[str],
     timeout_s: float = 30.0,
     handlers: Sequence[evt.EventHandlerType] = (),
+    tls: ssl.SSLContext | None = None,
 ) -> Association:
     """An association in which we are the user (SCU) of these SOP classes.
 
@@ -197,10 +201,12 @@ def associate(
     ae.dimse_timeout = 2 * timeout_s
     for uid in classes:
         ae.add_requested_context(uid, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+    host = peer.host or ""
     try:
         assoc = ae.associate(
-            peer.host or "", peer.port or 0, ae_title=peer.ae_title,
+            host, peer.port or 0, ae_title=peer.ae_title,
             evt_handlers=[(evt.EVT_CONN_OPEN, on_open), *handlers],
+            tls_args=(tls, peer.certified_as or host) if tls else None,
         )  # fmt: skip
     except OSError as error:
         raise Unreachable(f"{peer.ae_title} at {peer.host}:{peer.port}: {error.strerror or error}") from error
@@ -215,7 +221,8 @@ def _why_not(assoc: Association, peer: Peer) -> str:
         return f"{peer.ae_title} at {peer.host}:{peer.port} refuses the association: {answer.reason_str}"
     if assoc.rejected_contexts:
         return "; ".join(_not_accepted(peer, str(c.abstract_syntax), c.result) for c in assoc.rejected_contexts)
-    return f"no association with {peer.ae_title} at {peer.host}:{peer.port}: nobody answers there"
+    tls = ", or not over TLS with a certificate that is trusted (the log says more)" if peer.tls else ""
+    return f"no association with {peer.ae_title} at {peer.host}:{peer.port}: nobody answers there{tls}"
 
 
 def _not_accepted(peer: Peer, sop_class_uid: str, result: int | None) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import ssl
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
@@ -31,6 +32,7 @@ from node.outbox import Outbox
 from node.receive import Receiver
 from node.spool import Spool
 from node.stow import StowLink
+from node.tls import Credentials
 from node.warm import ABOUT_S, SHIPPED, Warmed, choose_cache, is_warm, kernel_cache
 
 JOURNAL = "journal.sqlite"
@@ -56,13 +58,14 @@ class Node:
 
     Attributes
     ----------
-    port
-        Where it listens, after `start`.
+    port, tls_port
+        Where it listens, after `start`; `tls_port` is None without TLS.
     journal
         What it knows, from `start` to `stop`.
     """
 
     port: int
+    tls_port: int | None
     journal: Journal
 
     def __init__(self, settings: Settings, new_worker: Callable[[], Worker] | None = None) -> None:
@@ -87,7 +90,9 @@ class Node:
         Raises
         ------
         CannotStart
-            The data folder cannot be used or belongs to a running node, or the port is taken.
+            The data folder cannot be used or belongs to a running node, or a port is taken.
+        ConfigError
+            The TLS files cannot be used.
         RecipeError
             There is no such recipe, or its file cannot be used.
         """
@@ -101,13 +106,14 @@ class Node:
             self.port = self._receiver.start()
         except OSError as error:
             self._close()
-            where = f"{self.settings.host}:{self.settings.port}"
-            raise CannotStart(f"cannot listen on {where}: {error.strerror or error}") from error
+            raise CannotStart(f"cannot listen on {error.strerror or error}") from error
+        self.tls_port = self._receiver.tls_port
         for loop in self._loops:
             loop.start()
         if not self.settings.peers:
             log.warning("no peers are configured: every association will be refused")
-        log.info("node started", ae_title=self.settings.ae_title, host=self.settings.host, port=self.port)
+        where = {"host": self.settings.host, "port": self.port, "tls_port": self.tls_port}
+        log.info("node started", ae_title=self.settings.ae_title, **where)
         return self
 
     def stop(self) -> None:
@@ -154,6 +160,7 @@ class Node:
 
     def _open(self) -> None:
         settings = self.settings.model_copy(update={"recipe": self._recipe()})
+        self._credentials = Credentials(settings.tls) if settings.tls else None
         spool = Spool(settings.data_dir / "spool", int(settings.min_free_gb * 1e9))
         half_written = spool.clean()
         if half_written:
@@ -164,8 +171,8 @@ class Node:
         deliver = Loop("deliver", self._outbox.step, _TICK_S)
         self._reconstructor = Reconstructor(self.journal, spool, settings, self._new_reconstructor, deliver.wake)
         reconstruct = Loop("reconstruct", self._reconstructor.step, _TICK_S)
-        self._committer = Committer(self.journal, settings)
-        self._receiver = Receiver(settings, spool, self.journal, self._committer)
+        self._committer = Committer(self.journal, settings, self._tls)
+        self._receiver = Receiver(settings, spool, self.journal, self._committer, self._credentials)
         gatherer = Gatherer(self.journal, settings, self._receiver.senders, reconstruct.wake)
         gather = Loop("gather", gatherer.step, min(_TICK_S, settings.quiet_s / 4))
         cleaner = Cleaner(self.journal, spool, settings)
@@ -187,7 +194,11 @@ class Node:
             raise Unreachable(f"peer {name!r} is no longer in the configuration")
         if peer.url:
             return StowLink(peer)
-        return StoreLink(peer, self.settings.ae_title, classes)
+        return StoreLink(peer, self.settings.ae_title, classes, self._tls(peer))
+
+    def _tls(self, peer: Peer) -> ssl.SSLContext | None:
+        """What to connect to this peer with."""
+        return self._credentials.client() if self._credentials and peer.tls else None
 
     def __enter__(self) -> Self:
         return self.start()

@@ -125,7 +125,7 @@ class Desk:
 
     def open(self) -> None:
         self.journal = Journal(self.folder / "journal.sqlite", self.clock)
-        self.committer = Committer(self.journal, self.settings, self.clock, patience_s=5.0)
+        self.committer = Committer(self.journal, self.settings, clock=self.clock, patience_s=5.0)
         self.receiver = Receiver(self.settings, Spool(self.folder / "spool"), self.journal, self.committer)
         self.archive.node_port = self.receiver.start()
 
@@ -192,7 +192,7 @@ def test_what_is_not_committed_is_sent_again_and_asked_for_again(desk: Desk, eve
 
 @with_archive("nothing")
 def test_a_peer_that_does_not_report_is_asked_again_later_by_another_node_too(desk: Desk) -> None:
-    desk.committer = Committer(desk.journal, desk.settings, desk.clock, patience_s=0.0)
+    desk.committer = Committer(desk.journal, desk.settings, clock=desk.clock, patience_s=0.0)
     desk.ask()
     desk.clock.now += FIRST_WAIT_S - 1
     desk.ask()
@@ -209,7 +209,7 @@ def test_a_peer_that_does_not_report_is_asked_again_later_by_another_node_too(de
 
 @with_archive("nothing")
 def test_waits_for_a_report_grow_and_end_never(desk: Desk) -> None:
-    desk.committer = Committer(desk.journal, desk.settings, desk.clock, patience_s=0.0)
+    desk.committer = Committer(desk.journal, desk.settings, clock=desk.clock, patience_s=0.0)
     for _ in range(5 * 24 * 6):
         desk.ask()
         desk.clock.now += 600
@@ -219,7 +219,7 @@ def test_waits_for_a_report_grow_and_end_never(desk: Desk) -> None:
 
 @with_archive("nothing")
 def test_a_late_report_counts_where_it_commits(desk: Desk) -> None:
-    desk.committer = Committer(desk.journal, desk.settings, desk.clock, patience_s=0.0)
+    desk.committer = Committer(desk.journal, desk.settings, clock=desk.clock, patience_s=0.0)
     desk.receiver._committer = desk.committer
     desk.ask()
     desk.clock.now += FIRST_WAIT_S

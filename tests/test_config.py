@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,46 @@ def test_a_secret_comes_from_the_environment_or_a_file_and_is_not_shown(
     assert web.login is not None
     assert web.login.read() == ("", "from-file")
     assert load(toml("[peers.web]\nurl = 'https://h'")).peer_named_by_title("") is None
+
+
+TLS = """
+[tls]
+certificate = "node.pem"
+key = "node.key"
+authorities = "hospital.pem"
+port = 2762
+"""
+
+
+def test_tls_and_addresses(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QSM_NODE_TLS__KEY", "/run/secrets/key")
+    peer = '[peers.mr]\nae_title = "MR1"\nhost = "mr1"\nport = 104\ntls = true\ncertified_as = "mr1.example"\n'
+    settings = load(toml(peer + 'addresses = ["10.1.0.0/16", "2001:db8::7"]\n' + TLS))
+    assert settings.tls is not None
+    assert (settings.tls.key, settings.tls.port, settings.tls.host) == (Path("/run/secrets/key"), 2762, None)
+    assert settings.peers["mr"].may_call_from(ip_address("10.1.9.9"))
+    assert settings.peers["mr"].may_call_from(ip_address("2001:db8::7"))
+    assert not settings.peers["mr"].may_call_from(ip_address("10.2.9.9"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "tls = true\n", r"peers.archive: tls = true needs \[tls\] with certificate, key and authorities"),
+        (GOOD + 'certified_as = "mr1"\n', "peers.archive: certified_as is checked over TLS alone"),
+        (
+            GOOD + 'addresses = ["10.0.0.1/8"]\n',
+            "peers.archive.addresses.0: .*has host bits set",
+        ),
+        (
+            GOOD + 'addresses = ["mr1.example"]\n',
+            "peers.archive.addresses.0: an address or network like 10.1.0.0/16, no name",
+        ),
+        (TLS.replace('key = "node.key"', ""), "tls.key: is missing"),
+        (TLS + "versions = 3\n", "tls.versions: there is no such setting"),
+        ('ignored = "drop"', "ignored: must be 'accept', 'reject-context' or 'refuse'"),
+    ],
+)
+def test_mistakes_about_access(toml: Toml, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(toml(text))
