@@ -71,9 +71,8 @@ class _Waiting:
     @property
     def over(self) -> bool:
         """Whether it became an association, or was refused one."""
-        if self.association is None or self.association.ident is None:
-            return False
-        return self.association.is_established or not self.association.is_alive()
+        association = self.association
+        return association is not None and (association.is_established or not association.is_alive())
 
 
 class Listener(ThreadedAssociationServer):
@@ -124,9 +123,11 @@ class Listener(ThreadedAssociationServer):
         if self._tls:
             try:
                 connection = self._tls().wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-            except (OSError, ValueError):  # gone before it was heard
+            except Exception as error:  # whatever it is, the port stays open
+                if not isinstance(error, OSError):  # the caller has gone
+                    log.exception("a connection was closed", address=address[0])
                 connection.close()
-                raise OSError("closed by the caller") from None
+                raise OSError("no connection") from error
         return connection, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -154,9 +155,8 @@ class Listener(ThreadedAssociationServer):
         with self._counting:
             waiting = self._waiting.get(connection)
             if waiting:
+                association.start()
                 waiting.association = association
-        if waiting:
-            association.start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that found no thread."""
@@ -194,9 +194,13 @@ class Listener(ThreadedAssociationServer):
             del self._waiting[connection]
         of_address = [c for c, waiting in self._waiting.items() if waiting.address == address]
         if len(of_address) >= self.limits.waiting_of_address:
-            self._close(of_address[0], f"closed: more than {len(of_address)} connections of it wait for nothing")
+            self._close(
+                of_address[0], f"closed for room: {len(of_address)} connections of this address ask for nothing"
+            )
         elif len(self._waiting) >= self.limits.waiting:
-            self._close(next(iter(self._waiting)), f"closed: more than {len(self._waiting)} connections wait")
+            self._close(
+                next(iter(self._waiting)), f"closed for room: {len(self._waiting)} connections ask for nothing"
+            )
 
     def _close(self, connection: socket.socket, why: str) -> None:
         waiting = self._waiting.pop(connection)

@@ -138,7 +138,7 @@ def test_the_oldest_of_an_address_makes_room(port: Callable[..., Port], eventual
         assert not any(map(is_closed, silent[6:]))
         assert node.hears()
         eventually(lambda: len(node.alarms) == 7, "each is told", 10)
-        assert set(node.alarms) == {"127.0.0.1: closed: more than 4 connections of it wait for nothing"}
+        assert set(node.alarms) == {"127.0.0.1: closed for room: 4 connections of this address ask for nothing"}
 
 
 def test_the_oldest_of_all_makes_room(port: Callable[..., Port], eventually: Callable[..., None]) -> None:
