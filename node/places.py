@@ -32,6 +32,10 @@ class Plane:
         return tuple(value for value in self.frame.image_type if value not in marks)
 
 
+SAME_LOCATION_MM = 0.05
+SAME_TE_S = 2e-5
+"""Images whose positions or echo times differ by no more were written with other digits, not acquired elsewhere."""
+
 MIN_PAUSE_S = 10.0
 """From the last image of a scan to the first of its repetition, by AcquisitionTime."""
 
@@ -43,16 +47,28 @@ Planes = dict[Place, list[Plane]]
 
 def by_place(headers: Iterable[Header]) -> Planes:
     """Every frame at its place. The normal is that of the first frame: orientations have to agree."""
+    found = [Plane(header, frame) for header in headers for frame in header.frames]
+    if not found:
+        return {}
+    normal = np.cross(found[0].frame.orientation[:3], found[0].frame.orientation[3:])
+    locations_mm = [float(normal @ plane.frame.position_mm) for plane in found]
+    location_of = _levels(locations_mm, SAME_LOCATION_MM)
+    te_of = _levels((plane.frame.te_s for plane in found), SAME_TE_S)
     planes: Planes = defaultdict(list)
-    normal = None
-    for header in headers:
-        for frame in header.frames:
-            if normal is None:
-                normal = np.cross(frame.orientation[:3], frame.orientation[3:])
-            x, y, z = frame.position_mm
-            location = normal[0] * x + normal[1] * y + normal[2] * z
-            planes[frame.component, round(frame.te_s * 1e5), round(location * 1e2)].append(Plane(header, frame))
+    for plane, location in zip(found, locations_mm, strict=True):
+        te_s, location_mm = te_of[plane.frame.te_s], location_of[location]
+        planes[plane.frame.component, round(te_s * 1e5), round(location_mm * 1e2)].append(plane)
     return planes
+
+
+def _levels(values: Iterable[float], same: float) -> dict[float, float]:
+    """For each value the lowest of those that are the same: neighbours that are no further apart."""
+    lowest: dict[float, float] = {}
+    before = level = -np.inf
+    for value in sorted(set(values)):
+        level = level if value - before <= same else value
+        lowest[value], before = level, value
+    return lowest
 
 
 def one_variant(planes: Planes, component: Component) -> Planes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,6 +72,27 @@ def test_nothing_starts_early_before_the_last_image(headers, writer, data):
     states = [judge(order[:n]).state for n in range(1, len(order) + 1)]
     assert "announced" not in states[:-1]
     assert states[-1] == "announced"
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_digits_of_positions_and_echo_times_do_not_matter(headers, data):
+    """Magnitude and phase may be written with other digits; a rounding boundary must not part them."""
+    shift_mm, shift_s = data.draw(st.floats(-0.02, 0.02)), data.draw(st.floats(-9e-6, 9e-6))
+    offset_mm = data.draw(st.floats(0, 0.01))
+
+    def moved(header, mm, s):
+        frame = header.frames[0]
+        normal = np.cross(frame.orientation[:3], frame.orientation[3:])
+        position = tuple((frame.position_mm + mm * normal).tolist())
+        return replace(header, frames=(replace(frame, position_mm=position, te_s=frame.te_s + s),))
+
+    images = [
+        moved(h, offset_mm + shift_mm, shift_s) if h.frames[0].component == "P" else moved(h, offset_mm, 0)
+        for h in headers["siemens"]
+    ]
+    verdict = judge(images)
+    assert (verdict.state, verdict.echoes, verdict.slices) == ("whole", 3, 16)
 
 
 def test_slices_that_lack_in_every_echo_are_missed(headers):
