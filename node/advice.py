@@ -45,10 +45,12 @@ ADVICE = {
     "echo-times": _HEADER,
     "no-frequency": _HEADER,
     "frequency-mismatch": _HEADER,
-    "mixed-acquisitions": "give one acquisition",
+    "mixed-acquisitions": "send one scan at a time",
+    "mixed-variants": "store all echoes in the same way: normalised and corrected, or not",
     "sign-contradiction": "to see the map: `withhold_contradictions = false`, then `qsm-node jobs retry ID` "
     "or `qsm-node reconstruct --config FILE`",
     "own-output": "nothing: it is recognised and left alone",
+    "bad-mask": "give a mask of these images, NIfTI or DICOM Segmentation",
     "no-mask": "reconstruct with a mask of yours: `qsm-node reconstruct --mask FILE`",
     "out-of-memory": _MEMORY,
     "worker-lost": _MEMORY,

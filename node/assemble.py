@@ -15,6 +15,7 @@ GE        (0019,107E)                                      (0021,104F), unless s
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from node.vendors.convention import Component
 State = Literal["announced", "whole", "incomplete", "refused"]
 
 _EXPORT_SUFFIX = re.compile(r"(_(rr|nd|m|mag|magnitude|p|ph|pha|phase|real|imaginary|e\d|echo\d))+$")
+
+_SIEMENS_SEQUENCE = re.compile(r"\*?[a-z]+[23]d", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +166,12 @@ def _kind_refusal(headers: list[Header], planes: Planes, site: Site) -> Refusal 
         missing = f"phase missing for echo 1 (TE {ms(lacking)})" if lacking else "field-map product"
         sequence = f", sequence {headers[0].sequence}" if headers[0].sequence else ""
         return Refusal("phase-difference", f"phase difference at TE {ms(with_phase)}: {missing}{sequence}")
-    if convention.name == "siemens" and len(with_phase) == 1 and not any(h.sequence for h in headers):
+    named = any(_SIEMENS_SEQUENCE.match(h.sequence) for h in headers)
+    if convention.name == "siemens" and len(with_phase) == 1 and not named:
         return Refusal(
             "ambiguous-phase",
-            f"single-echo phase (TE {ms(with_phase)}) without SequenceName: a lone phase difference looks the same",
+            f"single-echo phase (TE {ms(with_phase)}) without the scanner's SequenceName:"
+            " a lone phase difference looks the same",
         )
     return None
 
@@ -213,5 +218,6 @@ def _as_announced(headers: list[Header], planes: Planes, found: Arrangement) -> 
     return announced == {counts} and whole
 
 
-def _rounded(value: float) -> float:
-    return round(value, 3) + 0.0
+def _rounded(value: float) -> int:
+    """In hundredths, by boundaries that usual values keep away from: other digits must not part images."""
+    return math.floor(100 * value + 0.8)

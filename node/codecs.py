@@ -63,6 +63,8 @@ LARGEST_FRAME_BYTES = 1 << 25
 _JPEG_LOSSLESS, _JPEG_LS = b"\xff\xc3", b"\xff\xf7"
 _START_OF_FRAME = {JPEGLossless: _JPEG_LOSSLESS, JPEGLosslessSV1: _JPEG_LOSSLESS, JPEGLSLossless: _JPEG_LS}
 _INFLATED_AT_ONCE = 1 << 20
+_INFLATED_BYTES, _INFLATION = 1 << 26, 64
+"""A deflated data set may have so many bytes when inflated, and so many times its own: images shrink to a third."""
 
 
 def check_pixels(ds: Dataset) -> None:
@@ -87,16 +89,17 @@ def check_pixels(ds: Dataset) -> None:
 
 
 def check_inflation(data: bytes) -> None:
-    """Whether a deflated data set (PS3.5 section A.5) is whole and not a bomb; little of it is held at a time.
+    """Whether a deflated data set (PS3.5 section A.5) is whole and no bomb; little of it is held at a time.
 
     Raises
     ------
     Unreadable
-        Damaged, cut off, or longer than `LARGEST_BYTES` when inflated.
+        Damaged, cut off, or longer when inflated than any image is.
     """
     inflater, length = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    most = min(LARGEST_BYTES, _INFLATED_BYTES + _INFLATION * len(data))
     try:
-        while not inflater.eof and length <= LARGEST_BYTES:
+        while not inflater.eof and length <= most:
             more = len(inflater.decompress(data, _INFLATED_AT_ONCE))
             data = inflater.unconsumed_tail
             if not more and not inflater.eof:
@@ -104,8 +107,8 @@ def check_inflation(data: bytes) -> None:
             length += more
     except zlib.error as error:
         raise Unreadable("deflated data set is damaged") from error
-    if length > LARGEST_BYTES:
-        raise Unreadable(f"deflated data set of more than {LARGEST_BYTES >> 30} GiB")
+    if length > most:
+        raise Unreadable(f"deflated data set of more than {most >> 20} MiB: more than any image has")
 
 
 def _native(ds: Dataset, expected: int) -> str:

@@ -6,13 +6,14 @@ than the scanner announced.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
 
 from node.errors import Refusal
 from node.headers import Header
-from node.places import NAMES, Planes
+from node.places import MIN_PAUSE_S, NAMES, Planes
 from node.vendors.convention import Component
 
 MIN_SLICES = 16
@@ -21,8 +22,8 @@ MIN_SLICES = 16
 MAX_SHIFT_MM = 0.2
 """Images of one stack whose corners lie further apart in plane do not show the same voxels."""
 
-MAX_TE_10US = 100_000
-"""A second: nothing is left of the signal."""
+SAME_DIRECTION = 1e-3
+"""Largest difference of direction cosines, and of pixel spacings in mm, within a stack: more are not other digits."""
 
 MAX_GAP = 1.1
 """Slice spacing over slice thickness of a 2D scan: more leaves out tissue whose field is seen."""
@@ -34,11 +35,32 @@ def flaw(headers: list[Header], planes: Planes, pair: tuple[Component, Component
     locations = sorted({location for _, _, location in planes})
     return (
         _twice(planes, tes)
+        or _mixed(planes, pair)
         or _lacking(headers, planes, pair, tes, locations)
         or _uneven(planes, locations)
         or _too_few(tes, locations, min_echoes)
         or _gap(headers[0], locations)
     )
+
+
+def _mixed(planes: Planes, pair: tuple[Component, Component]) -> Refusal | None:
+    """Whether images are of different scans, kinds or directions, although each has a place of its own."""
+    found = [plane for (_, _, location), of_place in planes.items() for plane in of_place]
+    at: dict[int, list[float]] = defaultdict(list)
+    for (_, _, location), of_place in planes.items():
+        at[location] += [plane.header.acquired_s for plane in of_place if plane.header.acquired_s]
+    apart_s = max((max(times) - min(times) for times in at.values() if times), default=0.0)
+    if apart_s >= MIN_PAUSE_S:
+        return Refusal("mixed-acquisitions", f"images of one slice were acquired {apart_s:.0f} s apart")
+    for component in pair:
+        variants = sorted({"\\".join(p.variant) for p in found if p.frame.component == component})
+        if len(variants) > 1:
+            kinds = " and ".join(variants)
+            return Refusal("mixed-variants", f"{NAMES[component]} images of different ImageType ({kinds})")
+    shapes = np.array([(*p.frame.orientation, *p.frame.spacing_mm) for p in found])
+    if len(shapes) and np.ptp(shapes, axis=0).max() > SAME_DIRECTION:
+        return Refusal("mixed-geometry", "images are turned against each other, or differ in pixel spacing")
+    return None
 
 
 def _twice(planes: Planes, tes: list[int]) -> Refusal | None:
@@ -68,6 +90,8 @@ def _lacking(
     echoes = max((h.announced_echoes for h in headers if h.announced_echoes), default=0)
     if len(tes) < echoes:
         return Refusal("incomplete", f"{len(tes)} of {echoes} announced echoes (TE {ms(tes)})")
+    if 1 < echoes < len(tes):  # some systems announce 1, whatever there is
+        return Refusal("mixed-acquisitions", f"{len(tes)} echoes (TE {ms(tes)}), where {echoes} are announced")
     gaps = _gaps(locations)
     if gaps:
         found = f"{len(locations)} of {len(locations) + len(gaps)} slices"
@@ -125,8 +149,6 @@ def _too_few(tes: list[int], locations: list[int], min_echoes: int) -> Refusal |
     if len(tes) < min_echoes:
         found = "one echo" if len(tes) == 1 else f"{len(tes)} echoes"
         return Refusal("too-few-echoes", f"{found} (TE {ms(tes)}); this site asks for at least {min_echoes}")
-    if tes[-1] >= MAX_TE_10US:
-        return Refusal("echo-times", f"impossible echo times: TE {ms(tes)}")
     return None
 
 

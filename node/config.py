@@ -76,7 +76,7 @@ class Scanner(BaseModel):
     manufacturer: str = Field(min_length=2)
     phase_sign: Annotated[Literal[1, -1], BeforeValidator(int)]
     phase_turn: float = Field(gt=0, allow_inf_nan=False)
-    chopper: bool = False
+    chopper: bool | None = None
 
 
 class Tls(BaseModel):

@@ -12,6 +12,7 @@ import os
 import resource
 import threading
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -28,8 +29,8 @@ Pixels = npt.NDArray[np.generic]
 BYTES_PER_S = 1 << 20
 """The slowest decoder, of JPEG 2000, makes 12 times as many bytes of pixels in a second of CPU time."""
 _LEAST_S = 3
-_OWN_BYTES = 2 << 30
-"""Address space of the process before it decodes, libraries included, with room to spare."""
+_SPARE_BYTES = 1 << 30
+"""Address space for the libraries that decoding loads, and room to spare."""
 
 
 class Decoder:
@@ -111,8 +112,13 @@ def _limit(expected_bytes: int) -> None:
     """Let this process decode so much, and then be ended by the kernel."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     end_s = int(used.ru_utime + used.ru_stime) + _LEAST_S + expected_bytes // BYTES_PER_S
-    resource.setrlimit(resource.RLIMIT_CPU, (end_s, resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_AS, (_OWN_BYTES + 8 * expected_bytes, resource.RLIM_INFINITY))
+    pages = int(Path("/proc/self/statm").read_text().split()[0])  # numeric libraries reserve more on larger machines
+    for limit, most in (
+        (resource.RLIMIT_CPU, end_s),
+        (resource.RLIMIT_AS, pages * resource.getpagesize() + _SPARE_BYTES + 8 * expected_bytes),
+    ):
+        _, hard = resource.getrlimit(limit)
+        resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _decoded(ds: Dataset) -> Pixels | str:

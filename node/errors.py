@@ -5,7 +5,8 @@
     NodeError
     ├── PermanentError      trying again gives the same
     │   ├── Refused         the input is not what the node reconstructs; carries a `Refusal`
-    │   └── Unreadable      not a DICOM file, truncated, or pixels that cannot be decoded
+    │   ├── Unreadable      not a DICOM file, truncated, or pixels that cannot be decoded
+    │   └── BadMask         a supplied mask is no mask of these images
     └── TransientError      worth another attempt
 
 Knows no DICOM: a `Refusal` is a value, made where the reason is seen, read by the person who can act.
@@ -65,3 +66,7 @@ class Refused(PermanentError):
 
 class Unreadable(PermanentError):
     """Not a DICOM file, truncated, or pixels that cannot be decoded."""
+
+
+class BadMask(PermanentError):
+    """A supplied mask is no mask of these images."""

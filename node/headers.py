@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
 from pydantic import TypeAdapter
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, EnhancedMRImageStorage, MRImageStorage
@@ -115,6 +116,12 @@ class Header:
 _ADAPTER = TypeAdapter(Header)
 
 
+MIN_TE_S, MAX_TE_S = 2e-4, 1.0
+"""No gradient echo comes earlier, and after a second nothing is left of the signal."""
+
+LARGEST_MM = 1e5
+"""No position is further from the patient's origin; NaN is no number at all."""
+
 _NOTHING = Header(
     sop_class_uid="",
     sop_instance_uid="",
@@ -216,9 +223,13 @@ def _refusal(
     reasons = (
         (
             len(frames) < len(flat) or not text(ds, "Rows") or not text(ds, "Columns"),
-            Refusal("no-geometry", "image without position, orientation, pixel spacing or matrix"),
+            Refusal("no-geometry", "image without a possible position, orientation, pixel spacing or matrix"),
         ),
         (any(f.te_s <= 0 for f in frames), Refusal("no-echo-time", "image without echo time")),
+        (
+            any(not MIN_TE_S <= f.te_s <= MAX_TE_S for f in frames),
+            Refusal("echo-times", f"impossible echo time: {max((f.te_s for f in frames), default=0.0) * 1e3:g} ms"),
+        ),
         (
             len(geometries) > 1,
             Refusal("mixed-geometry", "frames of different orientation or pixel spacing in one object"),
@@ -252,6 +263,10 @@ def _geometry(ds: Dataset) -> tuple[Position, Orientation, tuple[float, float]] 
     spacing = _floats(ds, "PixelSpacing", 2)
     if position is None or orientation is None or spacing is None:
         return None
+    row, column = np.reshape(orientation, (2, 3))
+    lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
+    if np.abs(lengths - 1).max() > 1e-3 or abs(float(row @ column)) > 1e-3 or min(spacing) <= 0:
+        return None
     return position, orientation, spacing  # type: ignore[return-value]
 
 
@@ -260,4 +275,4 @@ def _floats(ds: Dataset, keyword: str, n: int) -> tuple[float, ...] | None:
         values = tuple(float(part) for part in text(ds, keyword).split("\\"))
     except ValueError:
         return None
-    return values if len(values) == n else None
+    return values if len(values) == n and all(abs(value) < LARGEST_MM for value in values) else None

@@ -182,6 +182,9 @@ def _open(
             if component == arrangement.components[0]:
                 templates[echo, k] = frames[index]
     units = sorted({plane.rescale.unit for (component, _, _), plane in planes.items() if component != "P"})
+    slopes = {plane.rescale.slope for plane in planes.values() if plane.rescale.unit == "displayed"}
+    if len(units) == 1 and len(slopes) > 1:
+        units.append("otherwise displayed")
     if len(units) > 1:
         raise Refused(Refusal("no-scaling", f"images in {' and in '.join(units)} values: some lack the scale slope"))
     return planes, templates

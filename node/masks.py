@@ -18,7 +18,7 @@ from pydicom.misc import is_dicom
 from pydicom.uid import UID, SegmentationStorage
 
 from node import bids
-from node.errors import PermanentError, Unreadable
+from node.errors import BadMask, Unreadable
 from node.load import Source
 from recon.types import BoolArray, Geometry
 
@@ -42,7 +42,7 @@ def read_mask(path: Path, geometry: Geometry, source: Source | None = None) -> B
 
     Raises
     ------
-    PermanentError
+    BadMask
         It does not lie on the grid, is empty, belongs to other images, or leaves open which segment is the brain.
     Unreadable
         It is neither NIfTI nor DICOM, or damaged.
@@ -55,27 +55,27 @@ def read_mask(path: Path, geometry: Geometry, source: Source | None = None) -> B
             raise _elsewhere(path, geometry)
         mask = _placed(path, bids.read_values(image) > 0, bids.RAS_TO_LPS @ image.affine, geometry, whole=True)
     if not mask.any():
-        raise PermanentError(f"{path.name}: the mask is empty")
+        raise BadMask(f"{path.name}: the mask is empty")
     return mask
 
 
 def _from_segmentation(path: Path, geometry: Geometry, source: Source | None) -> BoolArray:
     found = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).SOPClassUID
     if found not in _SEGMENTATIONS:
-        raise PermanentError(f"{path.name} is {found.name}: a mask must be DICOM Segmentation or NIfTI")
+        raise BadMask(f"{path.name} is {found.name}: a mask must be DICOM Segmentation or NIfTI")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote the data set
         try:
             seg = segread(path)
             number = _brain(path, seg)
             volume = seg.get_volume(segment_numbers=[number])
-        except PermanentError:
+        except BadMask:
             raise
         except Exception as error:
             why = type(error).__name__
             raise Unreadable(f"{path.name}: Segmentation cannot be read as a volume ({why})") from error
     if source is not None and not _belongs(seg, source):
-        raise PermanentError(f"{path.name} belongs to other images: neither their frame of reference nor one of them")
+        raise BadMask(f"{path.name} belongs to other images: neither their frame of reference nor one of them")
     return _placed(path, volume.array[..., 0] >= 0.5, volume.affine, geometry)
 
 
@@ -90,7 +90,7 @@ def _brain(path: Path, seg: Segmentation) -> int:
         return int(brains[0])
     names = ", ".join(f"{number} {segment.segment_label}" for number, segment in segments.items())
     which = f"{len(brains)} of its {len(segments)} segments are coded as brain ({names})"
-    raise PermanentError(f"{path.name}: {which}; a mask needs one segment, or one brain among several")
+    raise BadMask(f"{path.name}: {which}; a mask needs one segment, or one brain among several")
 
 
 def _belongs(seg: Dataset, source: Source) -> bool:
@@ -130,5 +130,5 @@ def _placed(
     return mask
 
 
-def _elsewhere(path: Path, geometry: Geometry) -> PermanentError:
-    return PermanentError(f"{path.name} does not lie on the grid of the acquisition, {geometry.shape} voxels")
+def _elsewhere(path: Path, geometry: Geometry) -> BadMask:
+    return BadMask(f"{path.name} does not lie on the grid of the acquisition, {geometry.shape} voxels")

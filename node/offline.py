@@ -136,7 +136,7 @@ def _attempt(name: str, work: _Work) -> Outcome:
     except NoMask as error:
         return Outcome(name, "refused", f"no-mask: {error}")
     except Exception as error:  # one acquisition must not take the others along
-        return Outcome(name, "failed", why(error).sentence)
+        return Outcome(name, "failed", str(why(error)))
     where = files[0].parent
     return Outcome(name, "done", f"{len(files)} files in {where}", tuple(files), report)
 

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -96,22 +97,31 @@ def one_variant(planes: Planes, component: Component) -> Planes:
 def scans(headers: list[Header], planes: Planes) -> list[list[Header]]:
     """The headers of each scan, newest first, where one protocol was scanned several times; else all of them.
 
-    Images of one place and variant that were acquired at different times are of different scans. A scan begins
-    `MIN_PAUSE_S` after the one before ended: closer ones are echoes or slices, and nothing is told apart.
+    A scan begins `MIN_PAUSE_S` or more after the one before ended. Images of a 3D scan carry one time, within a
+    second. Slices of 2D scans have times of their own: there, images of one place and variant are of different scans.
     """
+    if not all(header.acquired_s for header in headers):
+        return [headers]
+    of_3d = all(header.acquisition_type == "3D" for header in headers)
+    begins = _begins_after_pauses(headers) if of_3d else _begins_at_repetitions(planes)
+    parts: list[list[Header]] = [[] for _ in range(len(begins) + 1)]
+    for header in headers:
+        parts[bisect_right(begins, header.acquired_s or 0.0)].append(header)
+    return parts[::-1]
+
+
+def _begins_after_pauses(headers: list[Header]) -> list[float]:
+    times = sorted({header.acquired_s or 0.0 for header in headers})
+    return [time for before, time in pairwise(times) if time - before >= MIN_PAUSE_S]
+
+
+def _begins_at_repetitions(planes: Planes) -> list[float]:
     times: dict[tuple[Place, tuple[str, ...]], set[float]] = defaultdict(set)
     for place, found in planes.items():
         for plane in found:
             times[place, plane.variant].add(plane.header.acquired_s or 0.0)
     repeats = max(map(len, times.values()), default=1)
-    if repeats == 1 or not all(h.acquired_s for h in headers):
-        return [headers]
     ranked = [sorted(of_place) for of_place in times.values() if len(of_place) == repeats]
     begins = [min(of_place[rank] for of_place in ranked) for rank in range(1, repeats)]
     ends = [max(of_place[rank] for of_place in ranked) for rank in range(repeats - 1)]
-    if any(begin < end + MIN_PAUSE_S for begin, end in zip(begins, ends, strict=True)):
-        return [headers]
-    parts: list[list[Header]] = [[] for _ in range(repeats)]
-    for header in headers:
-        parts[bisect_right(begins, header.acquired_s or 0.0)].append(header)
-    return parts[::-1]
+    return begins if all(begin >= end + MIN_PAUSE_S for begin, end in zip(begins, ends, strict=True)) else []

@@ -16,6 +16,7 @@ from node.assemble import acquisition_key, judge
 from node.headers import read_header
 from node.site import Site
 from node.vendors.stated import Stated
+from recon.types import Geometry
 
 WRITERS = ["siemens", "siemens_xa", "ge", "philips"]
 NAMES = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary"}
@@ -234,10 +235,11 @@ def test_one_echo_will_do(dicom_sets, writer):
 @pytest.mark.parametrize("writer", ["siemens", "siemens_xa"])
 def test_a_lone_siemens_phase_of_a_sequence_without_a_name_may_be_a_difference(dicom_sets, writer):
     images = getattr(dicom_sets, writer)(dicom_sets.scan(echoes=1))
-    for ds in images:
-        ds.SequenceName = ""
-    (verdict,) = judged(images)
-    assert (verdict.state, verdict.refusal.code) == ("refused", "ambiguous-phase")
+    for name in ("", "ANONYMIZED"):
+        for ds in images:
+            ds.SequenceName = name
+        (verdict,) = judged(images)
+        assert (verdict.state, verdict.refusal.code) == ("refused", "ambiguous-phase")
 
 
 def test_slices_of_a_2d_scan_must_touch(dicom_sets):
@@ -283,12 +285,90 @@ def test_images_that_are_acquired_close_together_are_not_taken_for_two_scans(dic
     assert verdict.refusal.code == "duplicate-images"
 
 
-def test_scans_that_overlap_in_time_are_not_told_apart(dicom_sets):
+def test_2d_scans_that_overlap_in_time_are_not_told_apart(dicom_sets):
     first = dicom_sets.siemens(dicom_sets.scan())
     second = at(dicom_sets.repeated(first, 10), "121000")
     at(first[5:6], "123000")
+    for ds in first + second:
+        ds.MRAcquisitionType = "2D"
     (verdict,) = judged(first + second)
-    assert verdict.refusal.code == "duplicate-images"
+    assert verdict.refusal.code in {"duplicate-images", "mixed-acquisitions"}
+
+
+@pytest.mark.parametrize("writer", ["siemens", "siemens_xa", "philips"])
+def test_single_echoes_that_were_scanned_one_after_the_other_are_no_multi_echo_scan(dicom_sets, writer):
+    images = []
+    for number, time in enumerate(("120000", "121000", "122000")):
+        scan = replace(dicom_sets.scan(echoes=1), te_s=(0.004 + 0.006 * number,))
+        images += at(dicom_sets.repeated(getattr(dicom_sets, writer)(scan), 10 * number), time)
+    (verdict,) = judged(images)
+    assert verdict.arrangement.te_s == pytest.approx((0.016,))
+    assert verdict.arrangement.other_scans == 2
+
+
+def test_a_scan_repeated_with_other_echo_times_or_moved_slices_is_not_mixed_into_the_first(dicom_sets):
+    base = dicom_sets.scan(echoes=2)
+    affine = base.geometry.affine_mm.copy()
+    affine[:3, 3] += affine[:3, 2] / 2
+    for other in (
+        replace(base, te_s=(0.006, 0.0121)),
+        replace(base, geometry=Geometry(base.geometry.shape, affine)),
+    ):
+        again = at(dicom_sets.repeated(dicom_sets.siemens(other), 10), "130000")
+        (verdict,) = judged(dicom_sets.siemens(base) + again)
+        assert (verdict.echoes, verdict.slices, verdict.arrangement.other_scans) == (2, 16, 1)
+        assert {p.header.series_number for p in verdict.arrangement.planes.values()} == {12, 13}
+
+
+def test_magnitude_and_phase_of_different_scans_are_no_pair(dicom_sets):
+    images = dicom_sets.siemens(dicom_sets.scan())
+    at([ds for ds in images if ds.ImageType[2] == "P"], "130000")
+    (verdict,) = judged(images)
+    assert (verdict.state, verdict.refusal.code) == ("incomplete", "incomplete")
+    for ds in images:
+        ds.MRAcquisitionType = "2D"
+    (verdict,) = judged(images)
+    assert verdict.refusal.code == "mixed-acquisitions"
+    assert "acquired 3540 s apart" in verdict.refusal.sentence
+
+
+def test_more_echoes_than_announced_are_of_more_than_one_scan(dicom_sets):
+    images = dicom_sets.philips(dicom_sets.scan(echoes=3))
+    for ds in images:
+        ds[0x2001, 0x1014].value = 2
+    (verdict,) = judged(images)
+    assert verdict.refusal.code == "mixed-acquisitions"
+    assert "3 echoes (TE 4, 10.1, 16.2 ms), where 2 are announced" in verdict.refusal.sentence
+
+
+def test_echo_times_in_seconds_are_refused(dicom_sets):
+    images = dicom_sets.siemens(dicom_sets.scan())
+    for ds in images:
+        ds.EchoTime = str(float(ds.EchoTime) / 10)
+    assert judged(images)[0].state == "whole"
+    for ds in images:
+        ds.EchoTime = str(float(ds.EchoTime) / 100)
+    (verdict,) = judged(images)
+    assert verdict.refusal.code == "echo-times"
+
+
+def test_an_echo_that_is_normalised_alone_is_refused(dicom_sets):
+    images = dicom_sets.siemens(dicom_sets.scan())
+    for ds in images:
+        if ds.ImageType[2] == "M" and ds.EchoNumbers == 2:
+            ds.ImageType = [*ds.ImageType, "NORM"]
+    (verdict,) = judged(images)
+    assert verdict.refusal.code == "mixed-variants"
+    assert "ORIGINAL\\PRIMARY\\ND and ORIGINAL\\PRIMARY\\ND\\NORM" in verdict.refusal.sentence
+
+
+def test_digits_of_spacing_and_orientation_do_not_part_images(dicom_sets):
+    images = dicom_sets.siemens(dicom_sets.scan(b0_dir=(0, 0.0316, 0.9995)))
+    for ds in images:
+        other = ds.ImageType[2] == "P"
+        ds.PixelSpacing = ["0.93749999"] * 2 if other else ["0.9375"] * 2
+        ds.ImageOrientationPatient = [f"{float(v) + 2e-8 * other:.10f}" for v in ds.ImageOrientationPatient]
+    assert [v.state for v in judged(images)] == ["whole"]
 
 
 def test_uneven_and_shifted_slices_are_refused(dicom_sets):

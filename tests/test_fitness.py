@@ -157,7 +157,7 @@ def test_whatever_is_stated_gives_ten_findings_in_words(te_s, f0_mhz, voxel_mm, 
 
 @pytest.mark.parametrize("vendor", list(Vendor))
 def test_every_vendor_states_the_same_sequence(dicom_sets, tmp_path, vendor):
-    """Enhanced objects keep it in functional groups; only that phantom states a bandwidth."""
+    """Enhanced objects keep it in functional groups; only such phantoms state a bandwidth."""
     scan = dicom_sets.scan(shape=(14, 12, 16), voxel_mm=(1.6, 1.6, 2.0))
     zeros = scan.magnitude[0] * 0
     protocol = replace(SMALL_PROTOCOL, te_s=scan.te_s)
@@ -165,7 +165,7 @@ def test_every_vendor_states_the_same_sequence(dicom_sets, tmp_path, vendor):
     source = load(write_dicom(phantom, tmp_path, vendor))
     stated = Scan.of(source.templates[0][0])
     assert replace(stated, bandwidth_hz=None) == Scan("3D", 57.0, 20.0, None, 2.0)
-    assert stated.bandwidth_hz == (1008 if vendor is Vendor.PHILIPS_ENHANCED else None)
+    assert stated.bandwidth_hz == (1008 if "enhanced" in vendor.value else None)
 
 
 def test_a_damaged_header_states_nothing(dicom_sets):

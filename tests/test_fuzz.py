@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian
 
+from node.advice import ADVICE
 from node.assemble import acquisition_key, judge
 from node.errors import Refused, Unreadable
 from node.headers import Header, read_header
@@ -34,13 +35,23 @@ LIMIT_BYTES = 64 << 20
 """The scans are below 1 MB."""
 
 WRITERS = ("siemens", "siemens_xa", "ge", "philips", "philips_enhanced")
-CODES = set(re.findall(r"`([a-z-]+)`", (Path(__file__).parents[1] / "docs" / "refusals.md").read_text()))
+CODES = set(ADVICE) - {
+    "internal-error",
+    "bad-input",
+    "node-crash",
+    "worker-lost",
+    "out-of-memory",
+    "time-limit",
+    "disk",
+}
+"""Reasons that lie in the images; the others would be defects."""
 
 TEXTS = (
     b"", b" ", b"***", b"0", b"-1", b"1", b"NaN", b"inf", b"-inf", b"1e400", b"-1e30", b"1e-320", b"65535",
     b"4294967295", b"2147483647", b"99999999999999999999", b"0\\0\\0", b"1\\2", b"1\\0\\0\\1\\0\\0",
     b"NaN\\NaN\\NaN", b"1\\1\\1\\1\\1\\1", b"\\\\\\", b"\xff\xfe\x00\x01", b"M", b"P", b"ORIGINAL\\PRIMARY\\P",
-    b"DERIVED", b"20200230", b"1.2.3", b"../../etc", b"x" * 5000, b"A\x00B", b"1,5", b"+-3", b"0x10",
+    b"NaN\\NaN", b"0\\0", b"-1\\1", b"2\\0\\0\\0\\2\\0", b"DERIVED", b"20200230",
+    b"1.2.3", b"../../etc", b"x" * 5000, b"A\x00B", b"1,5", b"+-3", b"0x10",
 )  # fmt: skip
 VRS = ("DS", "IS", "US", "SS", "UL", "SL", "FL", "FD", "LO", "CS", "UN", "SQ", "OB", "OW", "UI", "PN", "AT", "ZZ")
 
@@ -68,8 +79,7 @@ def mutate_element(ds: Dataset, tag: BaseTag, rng: random.Random) -> str:
     if kind == "delete":
         del ds[tag]
     elif kind == "text":
-        value = rng.choice(TEXTS)
-        vr = ds[tag].VR if ds[tag].VR != "SQ" else "UN"
+        value, vr = rng.choice(TEXTS), vr_of(ds, tag)
         put_raw(ds, tag, vr, value)
         return f"{tag} {vr} = {value[:40]!r}"
     elif kind == "vr":
@@ -78,9 +88,9 @@ def mutate_element(ds: Dataset, tag: BaseTag, rng: random.Random) -> str:
         return f"{tag} as {vr} = {value[:40]!r}"
     elif kind == "bytes":
         value = rng.randbytes(rng.choice((0, 1, 2, 3, 4, 7, 8, 64)))
-        put_raw(ds, tag, ds[tag].VR if ds[tag].VR != "SQ" else "UN", value)
+        put_raw(ds, tag, vr_of(ds, tag), value)
         return f"{tag} = {value!r}"
-    elif ds[tag].VR == "SQ" and ds[tag].value:
+    elif isinstance(ds.get_item(tag), DataElement) and ds[tag].VR == "SQ" and ds[tag].value:
         item = rng.choice(list(ds[tag].value))
         if len(item):
             inner = rng.choice(list(item.keys()))
@@ -88,6 +98,12 @@ def mutate_element(ds: Dataset, tag: BaseTag, rng: random.Random) -> str:
     else:
         ds[tag] = DataElement(tag, "SQ", [])
     return f"{tag} {kind}"
+
+
+def vr_of(ds: Dataset, tag: BaseTag) -> str:
+    """The element's VR, without decoding what an earlier mutation may have put there; UN for sequences."""
+    vr = ds.get_item(tag).VR or "UN"
+    return "UN" if vr == "SQ" else str(vr)
 
 
 def put_raw(ds: Dataset, tag: BaseTag, vr: str, value: bytes) -> None:
@@ -149,7 +165,7 @@ def mutated(images: list[Image], rng: random.Random) -> tuple[dict[int, bytes], 
             change = same.choice(("element",) * 6 + ("counts", "pixels"))
             if change == "counts":
                 told.append(mutate_counts(ds, same))
-            elif change == "pixels" and "PixelData" in ds:
+            elif change == "pixels" and isinstance(ds.get("PixelData"), bytes):
                 told.append(mutate_pixels(ds, same))
             else:
                 told.append(mutate_element(ds, same.choice(sorted(ds.keys())), same))

@@ -99,6 +99,11 @@ def test_an_enhanced_object_has_a_frame_for_every_plane(dicom_sets):
         ({"EchoTime": None}, "no-echo-time"),
         ({"ImagePositionPatient": None}, "no-geometry"),
         ({"PixelSpacing": None}, "no-geometry"),
+        ({"PixelSpacing": [0, 0]}, "no-geometry"),
+        ({"PixelSpacing": [-1, 1]}, "no-geometry"),
+        ({"ImageOrientationPatient": [2, 0, 0, 0, 2, 0]}, "no-geometry"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "no-geometry"),
+        ({"ImagePositionPatient": ["1e30", 0, 0]}, "no-geometry"),
         ({"ManufacturerModelName": PRODUCT}, "own-output"),
     ],
 )
@@ -110,6 +115,27 @@ def test_what_is_not_raw_gradient_echo_is_refused_by_name(dicom_sets, change, co
     assert refusal is not None
     assert refusal.code == code
     assert len(refusal.sentence) > 10
+
+
+@pytest.mark.parametrize("count", [8, 48, 56, 57, 256])
+def test_announced_counts_that_lost_their_vr_are_read_as_numbers(dicom_sets, count):
+    """56 is the digit 8 and a NUL: texts are padded by spaces."""
+    ds = one(dicom_sets, "ge")
+    del ds[0x0021, 0x104F]
+    ds.add_new((0x0021, 0x104F), "UN", count.to_bytes(2, "little"))
+    assert read_header(ds).announced_slices == count
+
+
+@pytest.mark.parametrize("value", ["NaN", "-inf"])
+def test_positions_that_are_no_numbers_survive_no_journal(dicom_sets, value):
+    ds = one(dicom_sets)
+    ds["ImagePositionPatient"] = DataElement("ImagePositionPatient", "DS", None)
+    ds._dict[ds["ImagePositionPatient"].tag] = RawDataElement(
+        ds["ImagePositionPatient"].tag, "DS", 11, f"{value}\\0\\0".encode(), 0, False, True
+    )
+    header = read_header(ds)
+    assert header.refusal.code == "no-geometry"
+    assert Header.from_json(header.to_json()) == header
 
 
 @pytest.mark.parametrize(("coil", "refused"), [("H15", True), ("HEA;HEP", False), ("HC1-6", False), ("BC", False)])

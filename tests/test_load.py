@@ -98,6 +98,33 @@ def test_sign_and_scale_as_the_site_states(dicom_sets, tmp_path, maker, turn, si
         assert "as the site states" not in load(paths).convention
 
 
+@pytest.mark.parametrize("components", ["MP", "RI"])
+def test_who_states_the_sign_of_ge_keeps_its_slices(dicom_sets, tmp_path, components):
+    scan = dicom_sets.scan(seed=4)
+    stated = Stated("GE", -1, 2000 * np.pi)
+    source = load(dicom_sets.write(dicom_sets.ge(scan, components), tmp_path), Site(scanners=(stated,)))
+    assert "alternation removed" in source.convention
+    assert apart(source.acquisition.phase, scan.phase) < (1.5 / scan.magnitude.min() if components == "RI" else 1e-3)
+
+
+def test_philips_magnitudes_that_are_displayed_in_different_units_are_refused(dicom_sets, tmp_path):
+    images = dicom_sets.philips(dicom_sets.scan())
+    for ds in images:
+        ds.remove_private_tags()
+    assert code_of(dicom_sets.write(images, tmp_path)) == "no-scaling"
+
+
+@pytest.mark.parametrize("maker", ["Philips", "UIH"])
+def test_unsigned_real_images_without_rescale_are_refused(dicom_sets, tmp_path, maker):
+    images = dicom_sets.philips(dicom_sets.scan(), "RI")
+    for ds in images:
+        ds.Manufacturer, ds.ImageType = maker, ["ORIGINAL", "PRIMARY", ds.ImageType[3], ds.ImageType[3], "FFE"]
+        del ds.RescaleSlope, ds.RescaleIntercept
+    with pytest.raises(Refused) as refused:
+        load(dicom_sets.write(images, tmp_path), Site(scanners=(Stated("UIH", 1, 8192.0),)))
+    assert refused.value.refusal.code == "no-scaling"
+
+
 def test_the_newest_of_two_scans_is_loaded_and_said_so(dicom_sets, tmp_path):
     first = dicom_sets.siemens(dicom_sets.scan(seed=1))
     second = dicom_sets.repeated(dicom_sets.siemens(dicom_sets.scan(seed=2)), 10)

@@ -237,4 +237,4 @@ def test_a_mask_elsewhere_fails_with_its_name(dicom_sets, scan, brain, tmp_path)
     wrong = save(brain[2:].astype(np.uint8), ras_affine(scan.geometry), tmp_path / "wrong.nii")
     (outcome,) = outcomes(tmp_path / "in", tmp_path / "out", mask=wrong)
     assert outcome.state == "failed"
-    assert outcome.message.startswith("wrong.nii does not lie on the grid")
+    assert outcome.message.startswith("bad-mask: wrong.nii does not lie on the grid")

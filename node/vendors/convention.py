@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import VR
 
-from node.errors import Refusal
+from node.errors import Refusal, Refused
 
 Component = Literal["M", "P", "R", "I", "?"]
 """Magnitude, phase, real, imaginary; `?` where the image does not say."""
@@ -133,11 +133,12 @@ def _joined(parts: Iterable[object]) -> str:
 def number(ds: Dataset, tag: str | tuple[int, int]) -> float | None:
     """The first value as a number; None where absent, empty or not a number.
 
-    Implicit VR leaves unknown private elements as bytes: two bytes are read as SS, four as SL, little endian.
+    Implicit VR leaves unknown private elements as bytes: two bytes are read as SS, four as SL, little endian, unless
+    they are digits, which spaces may pad.
     """
     known, _ = _known(tag)
     raw = decoded(ds, known) if known.is_private and known in ds else None
-    if isinstance(raw, bytes) and len(raw) in {2, 4} and not raw.strip(b" \0").isdigit():
+    if isinstance(raw, bytes) and len(raw) in {2, 4} and not raw.strip(b" ").isdigit():
         return float(int.from_bytes(raw, "little", signed=True))
     try:
         value = float(text(ds, tag).split("\\")[0])
@@ -172,6 +173,13 @@ def stored_rescale(ds: Dataset) -> Rescale | None:
     """RescaleSlope and RescaleIntercept; None where either is absent or the slope is 0."""
     slope, intercept = number(ds, "RescaleSlope"), number(ds, "RescaleIntercept")
     return Rescale(slope, intercept) if slope and intercept is not None else None
+
+
+def as_stored(ds: Dataset, component: Component) -> Rescale:
+    """Stored values as they are; refused where these cannot be real or imaginary, which have two signs."""
+    if component in {"R", "I"} and number(ds, "PixelRepresentation") != 1:
+        raise Refused(Refusal("no-scaling", "real and imaginary images without RescaleSlope and RescaleIntercept"))
+    return Rescale(1.0, 0.0)
 
 
 _SWI = {"SWI", "MNIP", "MINIP", "MIN IP", "MIP"}

@@ -24,6 +24,7 @@ from node.vendors.convention import (
     Component,
     Convention,
     Rescale,
+    as_stored,
     common_refusal,
     complex_image_component,
     count,
@@ -67,7 +68,7 @@ def _rescale(ds: Dataset, component: Component) -> Rescale:
         if displayed is None:
             raise Refused(Refusal("no-scaling", "Philips phase without RescaleSlope and RescaleIntercept"))
         return displayed
-    slope, intercept, _ = displayed or Rescale(1.0, 0.0)
+    slope, intercept, _ = displayed or as_stored(ds, component)
     scale = _scale_slope(ds)
     return (
         Rescale(1 / scale, intercept / (slope * scale), "precise")

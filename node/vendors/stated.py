@@ -17,6 +17,7 @@ from node.vendors.convention import (
     Component,
     Convention,
     Rescale,
+    as_stored,
     common_refusal,
     standard_component,
     stored_rescale,
@@ -37,13 +38,14 @@ class Stated:
     phase_turn
         Rescaled phase values of one turn: 8192 for -4096..4096, 6283.19 for mrad, 6.28319 for rad.
     chopper
-        Whether complex images may change sign from slice to slice: if so, it is seen in the data.
+        Whether complex images may change sign from slice to slice: if so, it is seen in the data. None: as for
+        the make, or not.
     """
 
     manufacturer: str
     phase_sign: Literal[1, -1]
     phase_turn: float
-    chopper: bool = False
+    chopper: bool | None = None
 
 
 def as_convention(stated: Stated, known: Convention | None) -> Convention:
@@ -52,7 +54,7 @@ def as_convention(stated: Stated, known: Convention | None) -> Convention:
         known or _STANDARD,
         name=known.name if known else stated.manufacturer.lower(),
         phase_sign=stated.phase_sign,
-        chopper=stated.chopper,
+        chopper=(known or _STANDARD).chopper if stated.chopper is None else stated.chopper,
         radians_per_unit=lambda _low, _high: 2 * math.pi / stated.phase_turn,
         stated=True,
     )
@@ -62,8 +64,8 @@ def _scan(ds: Dataset) -> str:
     return f"acquisition {text(ds, 'AcquisitionNumber')}"
 
 
-def _rescale(ds: Dataset, component: Component) -> Rescale:  # noqa: ARG001
-    return stored_rescale(ds) or Rescale(1.0, 0.0)
+def _rescale(ds: Dataset, component: Component) -> Rescale:
+    return stored_rescale(ds) or as_stored(ds, component)
 
 
 _STANDARD = Convention(
