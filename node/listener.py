@@ -23,7 +23,9 @@ from typing import Any, cast
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.fsm import InvalidEventError, StateMachine
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import StateMachine
+from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from node.log import get_logger
@@ -219,21 +221,34 @@ class _BeginsWithItsRequest(RequestHandler):
         reader = _Reader(cast(AssociationSocket, dul.socket), listener)
         evt.trigger(association, evt.EVT_CONN_OPEN, {"address": self.client_address})
         dul._read_pdu_data()
-        came = dul.event_queue.queue[-1]
-        if came == _ASSOCIATION_REQUEST:
+        if _asks(dul):
             reader.limit_s, reader.largest = listener.limits.message_s, _LARGEST_MESSAGE
             listener.begin(self.request, association)
-        elif came != _CLOSED:
+        elif dul.event_queue.queue[-1] != _CLOSED:
             reader.alarm("what was received is not an association request")
 
 
+def _asks(dul: DULServiceProvider) -> bool:
+    """Whether an association request was read that pynetdicom will understand when it begins."""
+    if dul.event_queue.queue[-1] != _ASSOCIATION_REQUEST:
+        return False
+    try:
+        cast(A_ASSOCIATE_RQ, dul._recv_pdu.queue[0]).to_primitive()
+    except Exception:  # nearly anything, on nonsense
+        return False
+    return True
+
+
 class _StateMachine(StateMachine):
-    """Ends quietly when the node's answer meets an association that is over already."""
+    """Ends the association on what pynetdicom takes for impossible, which would end its thread.
+
+    A caller brings that about with nonsense, or when it hangs up just before it is answered.
+    """
 
     def do_action(self, event: str) -> None:
         try:
             super().do_action(event)
-        except InvalidEventError:
+        except Exception:  # pynetdicom has written it to the log
             self.dul.kill_dul()
 
 
