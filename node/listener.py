@@ -23,7 +23,9 @@ from typing import Any, cast
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.fsm import InvalidEventError, StateMachine
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import StateMachine
+from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from node.log import get_logger
@@ -71,9 +73,8 @@ class _Waiting:
     @property
     def over(self) -> bool:
         """Whether it became an association, or was refused one."""
-        if self.association is None or self.association.ident is None:
-            return False
-        return self.association.is_established or not self.association.is_alive()
+        association = self.association
+        return association is not None and (association.is_established or not association.is_alive())
 
 
 class Listener(ThreadedAssociationServer):
@@ -124,9 +125,11 @@ class Listener(ThreadedAssociationServer):
         if self._tls:
             try:
                 connection = self._tls().wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-            except (OSError, ValueError):  # gone before it was heard
+            except Exception as error:  # whatever it is, the port stays open
+                if not isinstance(error, OSError):  # the caller has gone
+                    log.exception("a connection was closed", address=address[0])
                 connection.close()
-                raise OSError("closed by the caller") from None
+                raise OSError("no connection") from error
         return connection, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -154,9 +157,8 @@ class Listener(ThreadedAssociationServer):
         with self._counting:
             waiting = self._waiting.get(connection)
             if waiting:
+                association.start()
                 waiting.association = association
-        if waiting:
-            association.start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that found no thread."""
@@ -194,9 +196,13 @@ class Listener(ThreadedAssociationServer):
             del self._waiting[connection]
         of_address = [c for c, waiting in self._waiting.items() if waiting.address == address]
         if len(of_address) >= self.limits.waiting_of_address:
-            self._close(of_address[0], f"closed: more than {len(of_address)} connections of it wait for nothing")
+            self._close(
+                of_address[0], f"closed for room: {len(of_address)} connections of this address ask for nothing"
+            )
         elif len(self._waiting) >= self.limits.waiting:
-            self._close(next(iter(self._waiting)), f"closed: more than {len(self._waiting)} connections wait")
+            self._close(
+                next(iter(self._waiting)), f"closed for room: {len(self._waiting)} connections ask for nothing"
+            )
 
     def _close(self, connection: socket.socket, why: str) -> None:
         waiting = self._waiting.pop(connection)
@@ -215,21 +221,34 @@ class _BeginsWithItsRequest(RequestHandler):
         reader = _Reader(cast(AssociationSocket, dul.socket), listener)
         evt.trigger(association, evt.EVT_CONN_OPEN, {"address": self.client_address})
         dul._read_pdu_data()
-        came = dul.event_queue.queue[-1]
-        if came == _ASSOCIATION_REQUEST:
+        if _asks(dul):
             reader.limit_s, reader.largest = listener.limits.message_s, _LARGEST_MESSAGE
             listener.begin(self.request, association)
-        elif came != _CLOSED:
+        elif dul.event_queue.queue[-1] != _CLOSED:
             reader.alarm("what was received is not an association request")
 
 
+def _asks(dul: DULServiceProvider) -> bool:
+    """Whether an association request was read that pynetdicom will understand when it begins."""
+    if dul.event_queue.queue[-1] != _ASSOCIATION_REQUEST:
+        return False
+    try:
+        cast(A_ASSOCIATE_RQ, dul._recv_pdu.queue[0]).to_primitive()
+    except Exception:  # nearly anything, on nonsense
+        return False
+    return True
+
+
 class _StateMachine(StateMachine):
-    """Ends quietly when the node's answer meets an association that is over already."""
+    """Ends the association on what pynetdicom takes for impossible, which would end its thread.
+
+    A caller brings that about with nonsense, or when it hangs up just before it is answered.
+    """
 
     def do_action(self, event: str) -> None:
         try:
             super().do_action(event)
-        except InvalidEventError:
+        except Exception:  # pynetdicom has written it to the log
             self.dul.kill_dul()
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ssl
 import threading
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -101,9 +100,9 @@ def _stamp(files: Tls) -> tuple[object, ...]:
 def _contexts(files: Tls) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """For the server's and for the client's side."""
     _check_access(files.key)
-    server = _context(ssl.PROTOCOL_TLS_SERVER, (files.authorities,))
+    server = _context(ssl.PROTOCOL_TLS_SERVER, files.authorities)
     server.options |= ssl.OP_NO_RENEGOTIATION
-    client = _context(ssl.PROTOCOL_TLS_CLIENT, (files.authorities,))
+    client = _context(ssl.PROTOCOL_TLS_CLIENT, files.authorities)
     for context in (server, client):
         _show(context, files)
     _check_certificate(server, files.certificate)
@@ -111,18 +110,17 @@ def _contexts(files: Tls) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return server, client
 
 
-def _context(protocol: int, trusted: Iterable[Path]) -> ssl.SSLContext:
+def _context(protocol: int, trusted: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_SUITES)
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # who is named is trusted, root or not
-    for path in trusted:
-        try:
-            context.load_verify_locations(path)
-        except ssl.SSLError:
-            raise ConfigError(f"tls: {path}: there is no certificate in it (PEM)") from None
-        except OSError as error:
-            raise ConfigError(f"tls: {path}: {error.strerror}") from None
+    try:
+        context.load_verify_locations(trusted)
+    except ssl.SSLError:
+        raise ConfigError(f"tls: {trusted}: there is no certificate in it (PEM)") from None
+    except OSError as error:
+        raise ConfigError(f"tls: {trusted}: {error.strerror}") from None
     if context.cert_store_stats()["crl"]:
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
@@ -156,7 +154,7 @@ def _show(context: ssl.SSLContext, files: Tls) -> None:
 
 def _check_certificate(server: ssl.SSLContext, certificate: Path) -> None:
     """A handshake in memory with a client that trusts the certificate: is it valid today, and for a server?"""
-    client = _context(ssl.PROTOCOL_TLS_CLIENT, (certificate,))
+    client = _context(ssl.PROTOCOL_TLS_CLIENT, certificate)
     client.check_hostname = False
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     ours = server.wrap_bio(up, down, server_side=True)

@@ -154,11 +154,16 @@ def mutated(pdu: bytes, rng: random.Random) -> bytes:
 
 def ends(connection: socket.socket, pdus: list[bytes]) -> None:
     """Send, say no more, and read until the node closes; it must."""
-    with connection, contextlib.suppress(ConnectionError, BrokenPipeError, ssl.SSLError):
-        for pdu in pdus:
-            connection.sendall(pdu)
-        socket.socket.shutdown(connection, socket.SHUT_WR)
-        while connection.recv(65536):
+    with connection:
+        try:
+            for pdu in pdus:
+                connection.sendall(pdu)
+            socket.socket.shutdown(connection, socket.SHUT_WR)
+            while connection.recv(65536):
+                pass
+        except TimeoutError:
+            raise
+        except OSError:  # closed already
             pass
 
 

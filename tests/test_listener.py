@@ -138,7 +138,7 @@ def test_the_oldest_of_an_address_makes_room(port: Callable[..., Port], eventual
         assert not any(map(is_closed, silent[6:]))
         assert node.hears()
         eventually(lambda: len(node.alarms) == 7, "each is told", 10)
-        assert set(node.alarms) == {"127.0.0.1: closed: more than 4 connections of it wait for nothing"}
+        assert set(node.alarms) == {"127.0.0.1: closed for room: 4 connections of this address ask for nothing"}
 
 
 def test_the_oldest_of_all_makes_room(port: Callable[..., Port], eventually: Callable[..., None]) -> None:
@@ -171,7 +171,11 @@ def test_a_request_is_no_longer_than_any_can_be(port: Callable[..., Port]) -> No
 def test_what_is_not_an_association_request_begins_nothing(port: Callable[..., Port], request_pdu: bytes) -> None:
     node = port()
     release = struct.pack(">BxLL", 5, 4, 0)
-    for nonsense in (release, b"\2" + request_pdu[1:], request_pdu[:70] + b"\xff" * (len(request_pdu) - 70)):
+    accepts, garbled = b"\2" + request_pdu[1:], request_pdu[:70] + b"\xff" * (len(request_pdu) - 70)
+    context = request_pdu.index(b"\x20\0\0", 74) + 4  # item type, its length, identifier: must be odd
+    assert request_pdu[context] == 1
+    even = request_pdu[:context] + b"\2" + request_pdu[context + 1 :]
+    for nonsense in (release, accepts, garbled, even):
         node.alarms.clear()
         with node.connect() as connection:
             connection.sendall(nonsense)

@@ -262,6 +262,14 @@ def test_changed_files_are_used_for_new_connections_and_open_ones_stay(
     assert captured_log.getvalue().count("cannot be used") == 2
 
 
+def test_the_certificate_of_a_peer_itself_can_be_trusted(start: Start, files: Tls, authority: Any) -> None:
+    scanner, other = authority.issue("scanner"), authority.issue("other")
+    replace(scanner.certificate, files.authorities)
+    node = start()
+    assert is_heard(node.tls_port, client(authority, scanner))
+    assert not is_heard(node.tls_port, client(authority, other))
+
+
 def test_a_revoked_certificate_is_not_heard(start: Start, files: Tls, new_authority: Callable[..., Any]) -> None:
     authority = new_authority()
     replace(authority.certificate, files.authorities)
