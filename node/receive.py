@@ -56,6 +56,7 @@ NOT_AUTHORISED = 0x0124
 
 _LONGEST_SILENCE_S = 600.0
 """A sender that says nothing for so long, and for three quiet times, is taken for dead."""
+_CLOSING_S = 10.0
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 log = get_logger("node.receive")
@@ -129,7 +130,11 @@ class Receiver:
     def stop(self) -> None:
         """Listen no more; open associations are aborted, and a running C-STORE ends first."""
         established = self._open()
-        self._ae.shutdown()
+        closing = threading.Thread(target=self._ae.shutdown, name="closing", daemon=True)
+        closing.start()
+        closing.join(_CLOSING_S)  # pynetdicom waits without end for an association whose thread does not pause
+        if closing.is_alive():
+            log.warning("associations did not end", open=len(self._associations))
         for association in established:
             association.join(timeout=10.0)
 
