@@ -12,7 +12,7 @@ help:
 	@echo "make demo    phantom patient -> scanner -> node -> PACS: pictures, a page and a table in demo-out/"
 	@echo "make validate  the reading study on 4 simulated patients: a report in validation/ (LEVEL=full: all 38)"
 	@echo "make test    all tests (installs the DICOM peers that they talk to, where it may)"
-	@echo "make fuzz    10,000 mutated headers and files instead of the 300 of make test (half an hour)"
+	@echo "make fuzz    10,000 mutated headers and files and 100,000 PDUs, instead of the 300 and 2,000 of make test (an hour)"
 	@echo "make check   ruff, format and mypy --strict"
 	@echo "make format  rewrite the sources the way ruff wants them"
 	@echo "make bench   seconds per stage beside the machine's own floor, peak memory; JSON below benchmarks/results/"
@@ -33,7 +33,7 @@ test: .venv/test.stamp .venv/peers.stamp
 	$(BIN)/pytest -n 2
 
 fuzz: .venv/test.stamp
-	QSM_NODE_FUZZ=10000 $(BIN)/pytest -n 2 tests/test_fuzz.py
+	QSM_NODE_FUZZ=10000 QSM_NODE_FUZZ_PDUS=100000 $(BIN)/pytest -n 2 tests/test_fuzz.py tests/test_fuzz_network.py
 
 check: .venv/test.stamp
 	$(BIN)/ruff check .

@@ -5,8 +5,10 @@ Bind `on_open` to ``evt.EVT_CONN_OPEN``. Knows nothing of what is sent.
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
+from contextlib import suppress
 from typing import Any, cast
 
 from pydicom.uid import UID
@@ -27,6 +29,29 @@ def on_open(event: evt.Event) -> None:
     connection = cast(AssociationSocket, event.assoc.dul.socket)
     cast(socket.socket, connection.socket).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     event.assoc._reactor_checkpoint = _Checkpoint(event.assoc)
+    event.assoc.dimse.msg_queue = _Messages()
+
+
+def cut(association: Association) -> None:
+    """Close the connection under an association, from any thread: what waits for an answer gets none."""
+    connection = cast(AssociationSocket, association.dul.socket)
+    with suppress(OSError, AttributeError):  # closed already
+        cast(socket.socket, connection.socket).shutdown(socket.SHUT_RDWR)
+
+
+class _Messages(queue.Queue[tuple[Any, Any]]):
+    """Messages received, and at last ``(None, None)``: the association is no more.
+
+    That stays: an association that ends between two ``send_*`` tells its reactor, and the second would wait for its
+    answer until the DIMSE timeout.
+    """
+
+    def get(self, block: bool = True, timeout: float | None = None) -> tuple[Any, Any]:
+        """The next message."""
+        message = super().get(block, timeout)
+        if message == (None, None):
+            self.put(message)
+        return message
 
 
 class _Checkpoint(threading.Event):

@@ -6,12 +6,24 @@ nothing but the file that it is given.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -31,7 +43,7 @@ HEALTH_AE_TITLE = "QSMHEALTH"
 
 
 _PREFIX = "QSM_NODE_"
-_OTHER_VARIABLES = {"QSM_NODE_CONFIG", "QSM_NODE_DATA", "QSM_NODE_FUZZ"}
+_OTHER_VARIABLES = {"QSM_NODE_CONFIG", "QSM_NODE_DATA", "QSM_NODE_FUZZ", "QSM_NODE_FUZZ_PDUS"}
 """Of the command line and of the tests."""
 
 
@@ -46,7 +58,15 @@ def _ae_title(value: str) -> str:
     return title
 
 
+def _network(value: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError as error:
+        raise ValueError(f"an address or network like 10.1.0.0/16, no name: {error}") from None
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(_network)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -61,25 +81,113 @@ class Scanner(BaseModel):
     chopper: bool | None = None
 
 
-class Peer(BaseModel):
-    """A DICOM system that the node knows. With host and port it can also be sent to."""
+class Tls(BaseModel):
+    """The node's certificate and whose certificates it trusts, all PEM; with a port it listens with TLS too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ae_title: AETitle
+    certificate: Path = Field(description="of the node, followed by those between it and its root")
+    key: Path = Field(description="of the certificate, without passphrase; only its owner may change it")
+    authorities: Path = Field(description="who vouches for peers, or certificates of peers; with revocation lists")
+    host: str | None = Field(default=None, description="address to listen on; default: as without TLS")
+    port: int | None = Field(default=None, ge=0, le=65535, description="2762 by custom; 0 takes any free port")
+
+
+class Login(BaseModel):
+    """How the node shows a DICOMweb server who it is: bearer token, or user and password; or a certificate."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    token: SecretStr = SecretStr("")
+    token_file: Path | None = None
+    user: str = ""
+    password: SecretStr = SecretStr("")
+    password_file: Path | None = None
+    certificate: Path | None = Field(default=None, description="PEM, for mutual TLS")
+    key: Path | None = Field(default=None, description="PEM, of the certificate")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        tokens = bool(self.token.get_secret_value()) + bool(self.token_file)
+        passwords = bool(self.password.get_secret_value()) + bool(self.password_file)
+        if tokens + passwords > 1:
+            raise ValueError("give one of token, token_file, password and password_file")
+        if bool(self.user) != bool(passwords):
+            raise ValueError("user and password (or password_file) come together")
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key come together")
+        return self
+
+    def read(self) -> tuple[str, str]:
+        """Token and password, from their files where these are named.
+
+        Raises
+        ------
+        OSError
+            A file cannot be read.
+        """
+        token, password = (
+            file.read_text("utf-8").strip() if file else value.get_secret_value()
+            for value, file in ((self.token, self.token_file), (self.password, self.password_file))
+        )
+        return token, password
+
+
+class Peer(BaseModel):
+    """A DICOM system that the node knows: heard by its AE title, sent to at host and port or by DICOMweb."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ae_title: AETitle = Field(default="", description="what sends by DICOM, or is sent to, has one")
     host: str | None = Field(default=None, min_length=1)
     port: Port | None = None
+    url: str | None = Field(default=None, description="of DICOMweb: what stands before /studies")
+    login: Login | None = None
+    authorities: Path | None = Field(default=None, description="who vouches for its certificate; default: the usual")
+    associations: int = Field(default=4, ge=1, le=32, description="how many are opened to it at a time")
+    commitment: bool = Field(default=False, description="ask it to commit what it was sent")
+    addresses: tuple[Network, ...] = Field(default=(), description="where it calls from; empty: from anywhere")
+    tls: bool = Field(default=False, description="it is heard and sent to over TLS alone")
+    certified_as: str | None = Field(
+        default=None, min_length=1, description="name in its certificate; default: any, and host where it is sent to"
+    )
 
     @model_validator(mode="after")
     def _host_and_port(self) -> Self:
         if (self.host is None) != (self.port is None):
             raise ValueError("host and port come together: give both, or neither for a peer that only sends")
+        if self.certified_as and not self.tls:
+            raise ValueError("certified_as is checked over TLS alone: add tls = true")
+        if self.commitment and not self.host:
+            raise ValueError("commitment needs host and port: it is asked for by DICOM, not by DICOMweb")
         return self
+
+    @model_validator(mode="after")
+    def _url(self) -> Self:
+        if self.url is None:
+            if not self.ae_title:
+                raise ValueError("has neither ae_title nor url")
+            if self.login or self.authorities:
+                raise ValueError("login and authorities belong to a url")
+            return self
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
+            raise ValueError("url is https://host/path, without user, password or query")
+        if self.host:
+            raise ValueError("give host and port, or url")
+        local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+        if self.login and parts.scheme != "https" and not local:
+            raise ValueError("login is sent over https alone")
+        return self
+
+    def may_call_from(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+        """Whether this peer may call from there."""
+        return not self.addresses or any(address in network for network in self.addresses)
 
     @property
     def reachable(self) -> bool:
-        """Whether the node can open an association to this peer."""
-        return self.host is not None
+        """Whether the node can send to this peer."""
+        return self.host is not None or self.url is not None
 
 
 def _default_data_dir() -> Path:
@@ -95,8 +203,14 @@ class Settings(BaseSettings):
     ae_title: AETitle = "QSMNODE"
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(default=11112, ge=0, le=65535, description="0 takes any free port")
+    tls: Tls | None = None
+    also_called: tuple[AETitle, ...] = Field(default=(), description="other AE titles that the node answers to")
     data_dir: Path = Field(default_factory=_default_data_dir, description="spool, journal, results, caches")
     peers: dict[str, Peer] = Field(default={}, description="who may send; other AE titles are refused")
+    ignored: Literal["accept", "reject-context", "refuse"] = Field(
+        default="accept",
+        description="objects that are of no use here: answered Success, not negotiated, or answered 0x0122",
+    )
     deliver_to: tuple[str, ...] = Field(
         default=(), description="names of peers that get every result; empty: back to the sender"
     )
@@ -121,27 +235,35 @@ class Settings(BaseSettings):
     )
     threads: int = Field(default=0, ge=0, le=1024, description="of the reconstruction; 0: all cores")
     min_free_gb: float = Field(default=1.0, ge=0, description="less free disk than this: images are refused")
+    keep_days: float = Field(
+        default=7.0, ge=0, description="images and results are deleted so long after all was delivered or refused"
+    )
+    keep_gb: float | None = Field(
+        default=None, gt=0, description="above this the oldest go before; default: half of the disk"
+    )
     give_up_hours: float = Field(default=72.0, gt=0, description="a delivery that failed for so long is given up")
 
     @model_validator(mode="after")
     def _peers_fit_together(self) -> Self:
         titles = [peer.ae_title for peer in self.peers.values()]
         for name, peer in self.peers.items():
-            if titles.count(peer.ae_title) > 1:
+            if peer.ae_title and titles.count(peer.ae_title) > 1:
                 raise ValueError(f"peers.{name}: AE title {peer.ae_title} is used by more than one peer")
             if peer.ae_title == HEALTH_AE_TITLE:
                 raise ValueError(f"peers.{name}: AE title {HEALTH_AE_TITLE} belongs to the health check")
+            if peer.tls and self.tls is None:
+                raise ValueError(f"peers.{name}: tls = true needs [tls] with certificate, key and authorities")
             if not self.deliver_to and not peer.reachable:
                 raise ValueError(
                     f"peers.{name}: has no host and port, so its results have nowhere to go: "
-                    "add both, or name a destination in deliver_to"
+                    "add both (or url), or name a destination in deliver_to"
                 )
         for name in self.deliver_to:
             if name not in self.peers:
                 known = ", ".join(self.peers) or "none"
                 raise ValueError(f"deliver_to: there is no peer {name!r} (known peers: {known})")
             if not self.peers[name].reachable:
-                raise ValueError(f"deliver_to: peer {name!r} has no host and port")
+                raise ValueError(f"deliver_to: peer {name!r} has no host and port, and no url")
         return self
 
     @classmethod
@@ -158,14 +280,24 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @property
+    def called_titles(self) -> tuple[str, ...]:
+        """AE titles that the node answers to."""
+        return (self.ae_title, *self.also_called)
+
+    @property
     def site(self) -> Site:
         """What a reconstruction needs to know."""
         stated = (Stated(s.manufacturer, s.phase_sign, s.phase_turn, s.chopper) for s in self.scanners.values())
         return Site(tuple(stated), self.min_echoes, self.withhold_contradictions)
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Names of the peers that are asked for commitment."""
+        return tuple(name for name, peer in self.peers.items() if peer.commitment)
+
     def peer_named_by_title(self, ae_title: str) -> str | None:
         """Name of the peer with this AE title."""
-        return next((name for name, peer in self.peers.items() if peer.ae_title == ae_title), None)
+        return next((name for name, p in self.peers.items() if ae_title and p.ae_title == ae_title), None)
 
     def destinations(self, senders: frozenset[str]) -> tuple[str, ...]:
         """Names of the peers that get what was derived from images of these AE titles."""
@@ -215,6 +347,6 @@ def _in_words(item: Any) -> str:
     if item["type"] == "missing":
         return f"{place}: is missing"
     message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if not place:
-        return str(message)
+    if not place or isinstance(item["input"], dict) or "login" in item["loc"]:  # may hold a secret
+        return f"{place}: {message}" if place else str(message)
     return f"{place}: {message} (it is {item['input']!r})"

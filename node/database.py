@@ -15,7 +15,7 @@ from typing import Any
 
 from node.errors import PermanentError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _SCHEMA = """
 CREATE TABLE acquisition (
@@ -38,9 +38,11 @@ CREATE TABLE delivery (
     id INTEGER PRIMARY KEY, job_id INTEGER NOT NULL REFERENCES job, destination TEXT NOT NULL, series TEXT NOT NULL,
     sop_class_uid TEXT NOT NULL, sop_instance_uid TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL,
     state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, queued_at REAL NOT NULL, next_try_at REAL NOT NULL,
-    sentence TEXT NOT NULL DEFAULT '', UNIQUE (sop_instance_uid, destination)) STRICT;
+    sentence TEXT NOT NULL DEFAULT '', transaction_uid TEXT NOT NULL DEFAULT '', asked INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (sop_instance_uid, destination)) STRICT;
 CREATE INDEX delivery_of_job ON delivery (job_id);
 CREATE INDEX delivery_due ON delivery (next_try_at) WHERE state = 'pending';
+CREATE INDEX delivery_stored ON delivery (next_try_at) WHERE state = 'stored';
 CREATE TABLE aside (
     kind TEXT NOT NULL, reason TEXT NOT NULL, sender TEXT NOT NULL, count INTEGER NOT NULL, last_at REAL NOT NULL,
     PRIMARY KEY (kind, reason, sender)) STRICT
@@ -51,6 +53,11 @@ _UPGRADES = (
     ALTER TABLE job ADD COLUMN notice TEXT NOT NULL DEFAULT '';
     CREATE INDEX acquisition_of_study ON acquisition (study_uid);
     CREATE INDEX acquisition_changed ON acquisition (changed_at)
+    """,
+    """
+    ALTER TABLE delivery ADD COLUMN transaction_uid TEXT NOT NULL DEFAULT '';
+    ALTER TABLE delivery ADD COLUMN asked INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX delivery_stored ON delivery (next_try_at) WHERE state = 'stored'
     """,
 )
 """From each version to the next, beginning with 1."""

@@ -53,11 +53,14 @@ class DeriveOptions:
         QSM as float32 Parametric Map: an archival copy, never the delivery.
     supplied_mask_sha256
         Digest of a mask that the user supplied instead of the automatic one; part of the identifiers.
+    supersedes
+        Time of derivation of the result that this one takes the place of, since further images came.
     """
 
     segmentation: bool = False
     parametric_map: bool = False
     supplied_mask_sha256: str = ""
+    supersedes: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,9 @@ def write_derived(
     PermanentError
         The result holds NaN or infinity, or does not lie on the grid of the source.
     """
-    provenance = Provenance(source, result, report, derived_at, options.supplied_mask_sha256)
+    provenance = Provenance(
+        source, result, report, derived_at, options.supplied_mask_sha256, options.supersedes
+    )  # fmt: skip
     make_folder(folder)
     written = []
     for series, ds in _objects(source, result, provenance, options):

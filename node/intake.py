@@ -20,7 +20,11 @@ IMAGE_CLASSES = frozenset({MRImageStorage, EnhancedMRImageStorage})
 
 
 class NotForUs(Exception):
-    """The object is of no use to the node; the message says why."""
+    """The object is of no use to the node; the message says why, `own` whether it is one of the node's own."""
+
+    def __init__(self, why: str, own: bool = False) -> None:
+        super().__init__(why)
+        self.own = own
 
 
 def examine(sop_class_uid: str, sop_instance_uid: str, syntax: UID, head: bytes, data: bytes, site: Site) -> Header:
@@ -54,7 +58,7 @@ def examine(sop_class_uid: str, sop_instance_uid: str, syntax: UID, head: bytes,
     if header.sop_instance_uid != sop_instance_uid or header.sop_class_uid != sop_class_uid:
         raise Unreadable("the data set is not the object that the C-STORE request announced, or is cut off")
     if header.own:
-        raise NotForUs("derived by this product, sent back")
+        raise NotForUs("derived by this product, sent back", own=True)
     if syntax not in IMAGE_TRANSFER_SYNTAXES:
         raise NotForUs(f"MR image in {syntax.name}: lossy, or not to be decoded here; send it uncompressed")
     if header.refusal and header.refusal.code == "unreadable":

@@ -21,6 +21,14 @@ from node.warm import Warmed, use_cache, warm
 _THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+RESULTS = "results"
+
+
+def job_folder(number: int) -> Path:
+    """Where a job's results go, relative to the data folder."""
+    return Path(RESULTS) / f"job-{number:06d}"
+
+
 def run_job(spec: JobSpec) -> JobOutcome:
     """What a worker is asked to do. Never raises: a failure is a value, so that it survives the way back."""
     from node.work import work  # noqa: PLC0415  brings numba along, which the node's own process never sees

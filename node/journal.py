@@ -8,6 +8,7 @@ acquisition goes
     receiving -> complete        + one job:  queued -> running -> done      + deliveries: pending -> delivered
               -> incomplete                                   -> failed                          -> undeliverable
               -> refused                                      -> superseded
+              -> cleaned, after any of these: its images and deliveries are deleted
               <- a late instance opens it again, whatever became of it
 
 A job makes QSM, or the page of a study that says why there is none (``notice``): at most one in a study.
@@ -27,8 +28,10 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from node.database import Database, JournalError
+from node.deliveries import Deliveries
 from node.errors import Refusal
-from node.records import Delivery, Gathering, Job, Notice, Received, Result, Settled, Stopped
+from node.keeping import Keeping
+from node.records import Gathering, Job, Notice, Received, Result, Settled, Stopped
 
 _SAME_STUDY = "(SELECT id FROM acquisition WHERE study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))"
 _NOTICE = TypeAdapter(Notice)
@@ -44,6 +47,13 @@ class Journal:
     clock
         Seconds since the epoch.
 
+    Attributes
+    ----------
+    deliveries
+        What is to be sent, and what became of it.
+    keeping
+        What need not be kept any longer.
+
     Raises
     ------
     JournalError
@@ -53,6 +63,8 @@ class Journal:
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._db = Database(path)
+        self.deliveries = Deliveries(self._db, clock)
+        self.keeping = Keeping(self._db, clock)
 
     def close(self) -> None:
         """Close the file. Nothing else may be called afterwards."""
@@ -186,6 +198,11 @@ class Journal:
             instances = db.execute(
                 "SELECT sha256, sender FROM instance WHERE acquisition_id = ? ORDER BY sha256", (acquisition,)
             ).fetchall()
+            earlier = db.execute(
+                "SELECT derived_at FROM job WHERE acquisition_id = ? AND id < ? AND state = 'done' AND notice = '' "
+                "AND EXISTS (SELECT 1 FROM delivery WHERE job_id = job.id) ORDER BY id DESC LIMIT 1",
+                (acquisition, id_),
+            ).fetchone()
         return Job(
             id_,
             acquisition,
@@ -195,6 +212,7 @@ class Journal:
             tuple(sha256 for sha256, _ in instances),
             frozenset(sender for _, sender in instances),
             _NOTICE.validate_json(notice) if notice else None,
+            datetime.fromisoformat(earlier[0]) if earlier and not notice else None,
         )
 
     def finish(self, job: Job, results: Iterable[Result], destinations: Iterable[str], report: str = "") -> bool:
@@ -299,6 +317,8 @@ class Journal:
         with self._db.transaction() as db:
             if study not in self._settled("study_uid = ?", study.study_uid):
                 return None
+            if acquisition_id not in {stopped.acquisition_id for stopped in self.stopped(study.study_uid)}:
+                return None  # cleaned meanwhile
             (job,) = db.execute(
                 "INSERT INTO job (acquisition_id, state, recipe, derived_at, not_before, changed_at, notice) "
                 "VALUES (?, 'queued', '', ?, 0, ?, ?) RETURNING id",
@@ -314,33 +334,6 @@ class Journal:
             f"AND state IN ('queued', 'running', 'failed') AND acquisition_id IN {_SAME_STUDY}",
             (acquisition_id, now),
         )
-
-    # --- deliveries
-
-    def due(self) -> list[Delivery]:
-        """What is to be sent now, oldest first."""
-        rows = self._db.rows(
-            "SELECT id, job_id, destination, series, sop_class_uid, sop_instance_uid, path, sha256, attempts, "
-            "queued_at FROM delivery WHERE state = 'pending' AND next_try_at <= ? ORDER BY id",
-            self._clock(),
-        )
-        return [Delivery(*row) for row in rows]
-
-    def delivered(self, delivery: Delivery, note: str = "") -> None:
-        """The peer answered Success, or a warning that ``note`` tells."""
-        self._end_attempt(delivery, "delivered", note, 0.0)
-
-    def postpone(self, delivery: Delivery, why: str, retry_in_s: float | None) -> None:
-        """The attempt failed: try again after a pause, or (None) give up, visibly."""
-        state = "undeliverable" if retry_in_s is None else "pending"
-        self._end_attempt(delivery, state, why, retry_in_s or 0.0)
-
-    def _end_attempt(self, delivery: Delivery, state: str, sentence: str, pause_s: float) -> None:
-        with self._db.transaction() as db:
-            db.execute(
-                "UPDATE delivery SET state = ?, sentence = ?, attempts = attempts + 1, next_try_at = ? WHERE id = ?",
-                (state, sentence, self._clock() + pause_s, delivery.id),
-            )
 
     # --- what an administrator asks
 
@@ -367,6 +360,10 @@ class Journal:
             "WHERE state IN ('undeliverable', 'pending') AND job_id IN"
         )
         with self._db.transaction() as db:
+            if db.execute(
+                "SELECT 1 FROM acquisition WHERE id = ? AND state = 'cleaned'", (acquisition_id,)
+            ).fetchone():
+                raise JournalError(f"acquisition {acquisition_id}: its images are deleted; send it again")
             self._drop_notice(db, acquisition_id, now)
             pages = db.execute(f"{send} ({page})", (acquisition_id, now)).rowcount
             if db.execute(

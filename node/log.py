@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 import traceback
 from collections.abc import MutableMapping
 from typing import Any, TextIO, cast
@@ -91,5 +92,12 @@ def configure(stream: TextIO | None = None) -> logging.Handler:
         library.handlers[:] = []
         library.propagate = True
         library.setLevel(_FOREIGN_LEVEL)
+    logging.getLogger("retrying").setLevel(logging.CRITICAL)  # of dicomweb-client, told not to repeat
     logging.captureWarnings(True)
+    threading.excepthook = _thread_ended
     return handler
+
+
+def _thread_ended(what: threading.ExceptHookArgs) -> None:
+    """A thread that ends with an exception would print it, message and all."""
+    get_logger("node.log").error("a thread has ended", exc_info=what.exc_value)

@@ -1,4 +1,4 @@
-"""The node's three loops over the journal: gather, reconstruct, deliver. Each is a `step` that a thread repeats.
+"""The node's loops over the journal: what repeats a step, and the steps that gather and reconstruct.
 
 A step does what can be done now and returns; what it decides is one transaction of the journal, so a step that is
 cut off anywhere is simply done again. Knows no DICOM and no SQL.
@@ -6,32 +6,28 @@ cut off anywhere is simply done again. Knows no DICOM and no SQL.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Literal
 
-from node import deliver
 from node.assemble import Verdict, judge
 from node.config import Settings
 from node.errors import Refusal
 from node.headers import Header
-from node.jobs import Worker, run_job
+from node.jobs import Worker, job_folder, run_job
 from node.journal import Journal
 from node.log import get_logger, places
-from node.records import Delivery, Failed, Gathering, Job, JobOutcome, JobSpec, Result
+from node.records import Failed, Gathering, Job, JobOutcome, JobSpec, Result
 from node.report import Report
 from node.spool import Spool
 
 MAX_ATTEMPTS = 3
 RETRY_AFTER_S = 10.0
 JOB_LIMIT_S = 2 * 3600.0
-PARALLEL_ASSOCIATIONS = 4
 BREATH_S = 5.0
 """An acquisition that is announced to be whole starts after this pause, or when its senders have ended: a scan may
 send real and imaginary images after magnitude and phase."""
@@ -210,7 +206,7 @@ class Reconstructor:
             worker.kill()
 
     def _run(self, job: Job) -> None:
-        folder = Path("results") / f"job-{job.id:06d}"
+        folder = job_folder(job.id)
         spec = JobSpec(
             paths=tuple(self._spool.path(sha256) for sha256 in job.sha256s),
             recipe=job.recipe,
@@ -220,6 +216,7 @@ class Reconstructor:
             parametric_map=self._settings.parametric_map,
             notice=job.notice,
             site=self._settings.site,
+            supersedes=job.supersedes,
         )
         log.info("job started", job=job.id, acquisition=job.acquisition_id, attempt=job.attempts)
         start_s = time.monotonic()
@@ -280,52 +277,3 @@ class Reconstructor:
             "job will be tried again" if again else "job failed",
             job=job.id, acquisition=job.acquisition_id, attempt=job.attempts, code=why.code, reason=why.sentence,
         )  # fmt: skip
-
-
-Send = Callable[[str, Sequence[deliver.Item]], list[deliver.Sent]]
-"""(name of the peer, objects) -> an answer for each object."""
-
-
-class Outbox:
-    """Sends what is due, in batches of one series and destination, and notes what became of each object."""
-
-    def __init__(
-        self, journal: Journal, settings: Settings, send: Send, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._journal = journal
-        self._settings = settings
-        self._send = send
-        self._clock = clock
-
-    def step(self) -> None:
-        """Send everything that is due now."""
-        due = sorted(self._journal.due(), key=_batch)
-        batches = [list(batch) for _, batch in itertools.groupby(due, key=_batch)]
-        if batches:
-            with ThreadPoolExecutor(PARALLEL_ASSOCIATIONS, thread_name_prefix="deliver") as pool:
-                list(pool.map(self._send_batch, batches))
-
-    def _send_batch(self, batch: list[Delivery]) -> None:
-        first = batch[0]
-        items = [deliver.Item(d.sop_class_uid, d.sop_instance_uid, self._settings.data_dir / d.path) for d in batch]
-        answers = self._send(first.destination, items)
-        attempts = max(delivery.attempts for delivery in batch)
-        pause_s = deliver.pause_s(attempts)
-        for delivery, answer in zip(batch, answers, strict=True):
-            if answer.taken:
-                self._journal.delivered(delivery, answer.note)
-            else:
-                late = self._clock() - delivery.queued_at > self._settings.give_up_hours * 3600
-                self._journal.postpone(delivery, answer.note, None if late else pause_s)
-        failed = [answer for answer in answers if not answer.taken]
-        context = {"destination": first.destination, "job": first.job_id, "series": first.series}
-        if failed:
-            log.warning(
-                "delivery failed", objects=len(failed), reason=failed[0].note, attempt=attempts + 1, **context
-            )
-        if len(failed) < len(batch):
-            log.info("delivered", objects=len(batch) - len(failed), **context)
-
-
-def _batch(delivery: Delivery) -> tuple[str, int, str]:
-    return delivery.destination, delivery.job_id, delivery.series

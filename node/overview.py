@@ -37,7 +37,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryGroup:
-    """Deliveries of one series to one destination that are in the same state."""
+    """Deliveries of one series to one destination in the same state; those with a sentence apart."""
 
     destination: str
     series: str
@@ -70,7 +70,7 @@ def summaries(journal: Journal, acquisition_id: int | None = None) -> list[Summa
                      MAX(received_at) AS received_at
               FROM instance GROUP BY acquisition_id) i ON i.acquisition_id = a.id
         LEFT JOIN job j ON j.id = (SELECT MAX(id) FROM job WHERE acquisition_id = a.id AND notice = '')
-        LEFT JOIN (SELECT job_id, COUNT(*) AS total, SUM(state = 'delivered') AS delivered,
+        LEFT JOIN (SELECT job_id, COUNT(*) AS total, SUM(state IN ('delivered', 'stored', 'committed')) AS delivered,
                           SUM(state = 'undeliverable') AS undeliverable, MAX(sentence) AS sentence
                    FROM delivery GROUP BY job_id) d ON d.job_id = j.id
         LEFT JOIN (SELECT study_uid, job.state, MAX(job.id) FROM job JOIN acquisition b ON b.id = acquisition_id
@@ -106,7 +106,7 @@ def deliveries(journal: Journal, acquisition_id: int) -> list[DeliveryGroup]:
         WHERE job_id = (SELECT MAX(id) FROM job WHERE acquisition_id = ?1 AND notice = '') OR job_id IN (
             SELECT job.id FROM job JOIN acquisition b ON b.id = acquisition_id
             WHERE notice <> '' AND study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))
-        GROUP BY destination, series, state ORDER BY destination, MIN(id)
+        GROUP BY destination, series, state, sentence <> '' ORDER BY destination, MIN(id)
         """,
         acquisition_id,
     )

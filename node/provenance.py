@@ -38,6 +38,7 @@ class Provenance:
     report: Report
     derived_at: datetime
     supplied_mask_sha256: str = ""
+    supersedes: datetime | None = None
 
     def series_uid(self, series: str) -> UID:
         """A function of source images and how they were read, recipe, version, supplied mask and series."""
@@ -65,12 +66,20 @@ class Provenance:
         return f"SIGN? {name}" if self.report.contradiction else name
 
     def derivation(self, *meaning: str) -> str:
-        """DerivationDescription: a doubted sign, what the values mean, what limits them, where they come from.
+        """DerivationDescription: a doubted sign, what is superseded, the values' meaning, their limits and origin.
 
         What does not fit is left out at the end; it stands in ContributingEquipmentSequence and ImageComments too.
         """
         limits = _listed("Limited quality", self.report.limits)
-        return short_text([*filter(None, (self.report.contradiction, *meaning, limits, *self._chain()))])
+        said = (self.report.contradiction, self._superseded(), *meaning, limits, *self._chain())
+        return short_text([*filter(None, said)])
+
+    def _superseded(self) -> str:
+        """For who has both results before them."""
+        if self.supersedes is None:
+            return ""
+        local = in_zone(self.supersedes, str(self.source.templates[0][0].get("TimezoneOffsetFromUTC", "")))
+        return f"Supersedes the result of {local:%Y-%m-%d %H:%M:%S}: further images came."
 
     def _chain(self) -> list[str]:
         """Software, version, algorithms, settings digest and input in sentences."""
@@ -92,7 +101,8 @@ class Provenance:
         report = self.report
         phantom = "Phantom." if "phantom" in str(scanner.get("ImageComments", "")).lower() else ""
         warnings = _listed("Warnings", (*report.limits, *report.warnings))
-        ds.ImageComments = " ".join(filter(None, (report.contradiction, NOT_FOR_DIAGNOSIS, phantom, warnings)))
+        said = (report.contradiction, self._superseded(), NOT_FOR_DIAGNOSIS, phantom, warnings)
+        ds.ImageComments = " ".join(filter(None, said))
 
 
 def derived_series_number(source: Dataset, offset: int) -> int:

@@ -1,7 +1,8 @@
 """The storage SCP: an object is answered with Success when, and only when, it is safe in spool and journal.
 
 Every storage class is accepted, because PACS and scanners route whole studies; what is not for us is answered
-Success, not kept, and counted. Only the peers of the configuration are heard. Does not know what acquisitions are.
+Success (unless the site wants otherwise), not kept, and counted. `access` says who is heard, `listener` reads from
+the network. Does not know what acquisitions are.
 
 References: PS3.4 Annex B (storage service class, Table B.2-1 for the status codes), PS3.8 section 9.3.
 """
@@ -9,12 +10,13 @@ References: PS3.4 Annex B (storage service class, Table B.2-1 for the status cod
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
-import struct
+import ssl
+import sys
 import threading
 from collections.abc import Callable
 from typing import cast
+from weakref import WeakKeyDictionary
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -28,115 +30,168 @@ from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import AssociationSocket
 
+from node.access import UNDECIDED, Denial, Line, denial
 from node.assemble import acquisition_key
 from node.association import MAXIMUM_PDU, VERIFICATION, on_open
 from node.codecs import IMAGE_TRANSFER_SYNTAXES
+from node.commitment import Committer, reports_context
 from node.config import HEALTH_AE_TITLE, Settings
 from node.errors import Unreadable
 from node.intake import IMAGE_CLASSES, NotForUs, examine
 from node.journal import Journal
+from node.listener import DEFAULT_LIMITS, Limits, Listener
 from node.log import get_logger
 from node.records import Received
 from node.spool import NoSpace, Spool, digest
+from node.tls import Credentials, names
 
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
 CANNOT_UNDERSTAND = 0xC000
 PROCESSING_FAILURE = 0x0110
+CLASS_NOT_SUPPORTED = 0x0122
+UNRECOGNISED_OPERATION = 0x0211
+"""To who asks for commitment: a scanner that was promised it would delete its images."""
 NOT_AUTHORISED = 0x0124
 
-_LARGEST_MESSAGE = 1 << 20
-"""No PDU is longer: an association request has at most 128 presentation contexts."""
-_MAXIMUM_ASSOCIATIONS = 64
 _LONGEST_SILENCE_S = 600.0
 """A sender that says nothing for so long, and for three quiet times, is taken for dead."""
+_CLOSING_S = 10.0
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 log = get_logger("node.receive")
 
 
 class Receiver:
-    """Listens from `start` to `stop`."""
+    """Listens from `start` to `stop`. ``committer`` hears what peers report about storage commitment.
 
-    def __init__(self, settings: Settings, spool: Spool, journal: Journal) -> None:
+    Attributes
+    ----------
+    port, tls_port
+        Where it listens, after `start`; `tls_port` is None without TLS.
+    """
+
+    port: int
+    tls_port: int | None = None
+
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Spool,
+        journal: Journal,
+        committer: Committer | None = None,
+        credentials: Credentials | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         self._settings = settings
         self._spool = spool
         self._journal = journal
-        self._peers = frozenset(peer.ae_title for peer in settings.peers.values())
+        self._committer = committer
+        self._credentials = credentials
+        self._limits = limits
+        self._peers = frozenset(peer.ae_title for peer in settings.peers.values() if peer.ae_title)
+        self._lines: WeakKeyDictionary[Association, Line] = WeakKeyDictionary()
+        self._associations: list[Association] = []
+        self._admitting = threading.Lock()
 
     def start(self) -> int:
-        """Listen; the port."""
-        ae = AE(self._settings.ae_title)
-        ae.maximum_pdu_size = MAXIMUM_PDU
-        ae.maximum_associations = _MAXIMUM_ASSOCIATIONS
-        ae.network_timeout = max(_LONGEST_SILENCE_S, 3 * self._settings.quiet_s)
-        ae.require_called_aet = True
-        ae.require_calling_aet = [*self._peers, HEALTH_AE_TITLE]
-        self._ae = ae
-        server = ae.start_server(
-            (self._settings.host, self._settings.port),
-            block=False,
-            contexts=[build_context(VERIFICATION)],
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, self._on_connection),
-                (evt.EVT_REQUESTED, self._on_request),
-                (evt.EVT_REJECTED, self._on_rejection),
-                (evt.EVT_C_STORE, self._on_store),
-            ],
-        )
-        assert server is not None  # it is None for a blocking server alone
-        self._server = server
-        return int(server.server_address[1])
+        """Listen; the port without TLS."""
+        settings = self._settings
+        self._ae = AE(settings.ae_title)
+        self._ae.maximum_pdu_size = MAXIMUM_PDU
+        self._ae.maximum_associations = sys.maxsize  # `denial` counts
+        self._ae.network_timeout = max(_LONGEST_SILENCE_S, 3 * settings.quiet_s)
+        self._ae.require_calling_aet = [*self._peers, HEALTH_AE_TITLE]
+        plain = self._listener(settings.host, settings.port)
+        try:
+            if self._credentials and settings.tls and settings.tls.port is not None:
+                host = settings.tls.host or settings.host
+                self.tls_port = self._listener(host, settings.tls.port, self._credentials.server).listen()
+        except OSError:
+            plain.server_close()
+            raise
+        self.port = plain.listen()
+        return self.port
+
+    def _listener(self, host: str, port: int, tls: Callable[[], ssl.SSLContext] | None = None) -> Listener:
+        handlers = [
+            (evt.EVT_CONN_OPEN, self._on_connection),
+            (evt.EVT_REQUESTED, self._on_request),
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_N_EVENT_REPORT, self._on_report),
+            (evt.EVT_N_ACTION, lambda _: (UNRECOGNISED_OPERATION, None)),
+        ]
+        contexts = [build_context(VERIFICATION)]
+        try:
+            return Listener(self._ae, (host, port), contexts, handlers, tls, self._on_nonsense, self._limits)
+        except OSError as error:
+            raise OSError(error.errno, f"{host}:{port}: {error.strerror or error}") from error
 
     def stop(self) -> None:
         """Listen no more; open associations are aborted, and a running C-STORE ends first."""
-        established = [a for a in self._server.active_associations if a.is_established]
-        self._ae.shutdown()
+        established = self._open()
+        closing = threading.Thread(target=self._ae.shutdown, name="closing", daemon=True)
+        closing.start()
+        closing.join(_CLOSING_S)  # pynetdicom waits without end for an association whose thread does not pause
+        if closing.is_alive():
+            log.warning("associations did not end", open=len(self._associations))
         for association in established:
             association.join(timeout=10.0)
 
     def senders(self) -> frozenset[str]:
         """Calling AE titles that have an association open now."""
-        return frozenset(a.requestor.ae_title for a in self._server.active_associations if a.is_established)
+        return frozenset(a.requestor.ae_title for a in self._open())
+
+    def _open(self) -> list[Association]:
+        return [a for a in self._associations if a.is_established]
 
     # --- who is heard
 
+    def _on_nonsense(self, what: str, address: str) -> None:
+        log.warning("no DICOM peer", sender=address, reason=what)
+        self._journal.count("rejected", what, address)
+
     def _on_connection(self, event: evt.Event) -> None:
         on_open(event)
-        host = event.assoc.requestor.address
-
-        def alarm(what: str) -> None:
-            log.warning("bytes that are not DICOM", sender=host, reason=what)
-            self._journal.count("rejected", what, host)
-
-        guard(cast(AssociationSocket, event.assoc.dul.socket), alarm)
+        self._lines[event.assoc] = _line(event.assoc)
 
     def _on_request(self, event: evt.Event) -> None:
-        """Decide what this caller may propose, before the negotiation."""
-        assoc = event.assoc
-        request = cast(A_ASSOCIATE, assoc.requestor.primitive)
-        if request.calling_ae_title in self._peers:
-            proposed = request.presentation_context_definition_list
-            assoc.acceptor.supported_contexts = [build_context(VERIFICATION), *_storage_contexts(proposed)]
-        elif request.calling_ae_title == HEALTH_AE_TITLE and not is_local(
-            assoc.requestor.address, _own_address(assoc)
-        ):
-            assoc.acse.send_reject(0x01, 0x01, 0x03)  # permanent, by the user, calling AE title not recognised
-            self._on_rejection(event)
+        """Decide whether this caller is heard and what it may propose, before the negotiation."""
+        assoc, request = event.assoc, cast(A_ASSOCIATE, event.assoc.requestor.primitive)
+        try:
+            refused = self._admit(assoc, request)
+        except Exception:  # pynetdicom would accept
+            log.exception("cannot decide about a caller", address=assoc.requestor.address)
+            refused = UNDECIDED
+        if refused:
+            reason = f"association refused: {refused.reason}"
+            calling, called, address = request.calling_ae_title, request.called_ae_title, assoc.requestor.address
+            log.warning(reason, calling=calling, called=called, address=address)
+            self._journal.count("rejected", reason, address)
+            assoc.acse.send_reject(*refused.answer)
             assoc.kill()
 
-    def _on_rejection(self, event: evt.Event) -> None:
-        requestor = event.assoc.requestor
-        request = cast(A_ASSOCIATE, requestor.primitive)
+    def _admit(self, assoc: Association, request: A_ASSOCIATE) -> Denial | None:
         calling, called = request.calling_ae_title, request.called_ae_title
-        if called != self._settings.ae_title:
-            reason = f"association refused: the called AE title is not {self._settings.ae_title}"
-        elif calling in self._peers:
-            reason = f"association refused: more than {_MAXIMUM_ASSOCIATIONS} are open"
-        else:
-            reason = "association refused: the calling AE title is not among the configured peers"
-        log.warning(reason, calling=calling, called=called, address=requestor.address)
-        self._journal.count("rejected", reason, requestor.address)
+        with self._admitting:
+            self._associations = [a for a in self._associations if a.is_alive() and not a._kill]
+            open_now = [cast(A_ASSOCIATE, a.requestor.primitive).calling_ae_title for a in self._associations]
+            refused = denial(calling, called, self._lines[assoc], self._settings, open_now)
+            if refused or calling == HEALTH_AE_TITLE:
+                return refused
+            self._associations.append(assoc)
+        strict = self._settings.ignored == "reject-context"
+        accepted = _storage_contexts(request.presentation_context_definition_list, strict)
+        if self._settings.peer_named_by_title(calling) in self._settings.asked:
+            accepted.append(reports_context())
+        assoc.acceptor.supported_contexts = [build_context(VERIFICATION), *accepted]
+        return None
+
+    def _on_report(self, event: evt.Event) -> tuple[int, None]:
+        peer = self._settings.peer_named_by_title(event.assoc.requestor.ae_title)
+        if self._committer is None or peer is None:
+            return NOT_AUTHORISED, None
+        return self._committer.hear(peer, event), None
 
     # --- what is kept
 
@@ -162,6 +217,8 @@ class Receiver:
         except NotForUs as why:
             log.debug("ignored", reason=str(why), sender=sender, instance=uid)
             self._journal.count("ignored", str(why), sender)
+            if self._settings.ignored == "refuse" and not why.own:
+                return _response(CLASS_NOT_SUPPORTED, str(why))
         except Unreadable as why:
             log.warning("rejected", reason=str(why), sender=sender, instance=uid)
             self._journal.count("rejected", str(why), sender)
@@ -186,40 +243,17 @@ class Receiver:
             )  # fmt: skip
 
 
-def guard(connection: AssociationSocket, alarm: Callable[[str], None]) -> None:
-    """Watch what is read from a connection: bytes that cannot be DICOM raise the alarm and end it.
-
-    pynetdicom reads a PDU whole, however long it says it is: anyone could have it fill the memory. A PDU starts
-    with its type (1 to 7), a reserved byte and its length as four bytes (PS3.8 section 9.3.1).
-    """
-    read = connection.recv
-    header_next = True
-
-    def recv(nr_bytes: int) -> bytearray:
-        nonlocal header_next
-        data = read(nr_bytes)
-        if not header_next:
-            header_next = True
-            if len(data) < nr_bytes:
-                alarm("the connection ended in the middle of a DICOM message")
-        elif len(data) == nr_bytes:
-            kind, length = struct.unpack(">BxL", data)
-            header_next = False
-            if not 1 <= kind <= 7 or length > _LARGEST_MESSAGE:
-                alarm("what was received is not a DICOM message")
-                raise ConnectionError("not DICOM")
-        elif data:
-            alarm("what was received is not a DICOM message")
-        return data
-
-    connection.recv = recv  # type: ignore[method-assign]
+def _line(assoc: Association) -> Line:
+    connection = cast(socket.socket, cast(AssociationSocket, assoc.dul.socket).socket)
+    shown = names(connection.getpeercert()) if isinstance(connection, ssl.SSLSocket) else None
+    return Line(assoc.requestor.address, str(connection.getsockname()[0]), shown)
 
 
-def _storage_contexts(proposed: list[PresentationContext]) -> list[PresentationContext]:
+def _storage_contexts(proposed: list[PresentationContext], strict: bool = False) -> list[PresentationContext]:
     """What is accepted of a proposal: every storage class, private ones too; images best in what can be decoded.
 
     A class may be proposed several times, in other transfer syntaxes each time: the first of ours that a proposal
-    holds is taken.
+    holds is taken. Strict: only images, and only in what can be decoded.
     """
     syntaxes: dict[UID, list[UID]] = {}
     for context in proposed:
@@ -229,9 +263,10 @@ def _storage_contexts(proposed: list[PresentationContext]) -> list[PresentationC
     for uid, of_class in syntaxes.items():
         if uid in IMAGE_CLASSES:
             usable = [syntax for syntax in IMAGE_TRANSFER_SYNTAXES if syntax in of_class]
-            others = [syntax for syntax in of_class if syntax not in usable]
-            contexts.append(build_context(uid, [*usable, *others]))
-        elif _is_storage(uid):
+            others = [syntax for syntax in of_class if syntax not in usable and not strict]
+            if usable or others:
+                contexts.append(build_context(uid, [*usable, *others]))
+        elif not strict and _is_storage(uid):
             contexts.append(build_context(uid, [*of_class]))
     return contexts
 
@@ -243,20 +278,14 @@ def _is_storage(uid: UID) -> bool:
     """Whether objects of this class are stored: known classes, private ones and retired standard ones."""
     with _registering:
         service = uid_to_service_class(uid)
-        if service is ServiceClass and (uid.is_private or uid.startswith("1.2.840.10008.5.1.4.1.1.")):
+        if (
+            service is ServiceClass
+            and uid.is_valid
+            and (uid.is_private or uid.startswith("1.2.840.10008.5.1.4.1.1."))
+        ):
             register_uid(uid, f"Storage_{uid.replace('.', '_')}", StorageServiceClass)
             return True
     return issubclass(service, StorageServiceClass)
-
-
-def is_local(remote: str, own: str) -> bool:
-    """Whether a caller is on this machine: a loopback address, or the address that it called."""
-    return remote == own or ipaddress.ip_address(remote).is_loopback
-
-
-def _own_address(assoc: Association) -> str:
-    connection = cast(AssociationSocket, assoc.dul.socket)
-    return str(cast(socket.socket, connection.socket).getsockname()[0])
 
 
 def _response(status: int, comment: str = "") -> Dataset:

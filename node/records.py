@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from node.errors import Refusal
 from node.report import Report
@@ -67,7 +68,10 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A leased job with what it needs. ``sha256s`` name the objects in the spool; ``notice``: makes this page."""
+    """A leased job with what it needs. ``sha256s`` name the objects in the spool; ``notice``: makes this page.
+
+    ``supersedes``: when the result was derived that was delivered before further images came.
+    """
 
     id: int
     acquisition_id: int
@@ -77,6 +81,7 @@ class Job:
     sha256s: tuple[str, ...]
     senders: frozenset[str]
     notice: Notice | None = None
+    supersedes: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A derived object that is to be sent to a peer, named as in the configuration."""
+    """A derived object that is to be sent to a peer, named as in the configuration.
+
+    ``asked``: how often its commitment was, the last time as ``transaction_uid``.
+    """
 
     id: int
     job_id: int
@@ -104,6 +112,21 @@ class Delivery:
     sha256: str
     attempts: int
     queued_at: float
+    asked: int = 0
+    transaction_uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How an attempt to send an object ended. ``retry_in_s`` of one that is pending: when it may be tried again.
+
+    ``stored``: like ``delivered``, but its commitment is waited for.
+    """
+
+    delivery: Delivery
+    state: Literal["delivered", "stored", "pending", "undeliverable"]
+    sentence: str = ""
+    retry_in_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +149,8 @@ class JobSpec:
         A page that is made instead of a reconstruction.
     site
         What the site decides about its scanners and scans.
+    supersedes
+        Time of derivation of the result that this one takes the place of.
     """
 
     paths: tuple[Path, ...]
@@ -136,6 +161,7 @@ class JobSpec:
     parametric_map: bool = False
     notice: Notice | None = None
     site: Site = Site()
+    supersedes: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

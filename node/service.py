@@ -1,4 +1,4 @@
-"""The node as a whole: one data folder, one listening port, three loops (four with notices), one worker.
+"""The node as a whole: one data folder, one listening port, a few loops, one worker.
 
 ::
 
@@ -12,25 +12,32 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Sequence
+import ssl
+from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
-from node import deliver
+from node.cleaning import Cleaner
+from node.commitment import Committer
 from node.config import HEALTH_AE_TITLE, RECIPE_NAMES, Peer, Settings
+from node.deliver import Link, StoreLink, Unreachable, echo
 from node.errors import PermanentError
 from node.jobs import SpawnedWorker, Worker, compile_kernels, recipe_text
 from node.journal import Journal
 from node.log import get_logger
-from node.loops import Gatherer, Loop, Outbox, Reconstructor
+from node.loops import Gatherer, Loop, Reconstructor
 from node.notices import Notifier
+from node.outbox import Outbox
 from node.receive import Receiver
 from node.spool import Spool
+from node.stow import StowLink
+from node.tls import Credentials
 from node.warm import ABOUT_S, SHIPPED, Warmed, choose_cache, is_warm, kernel_cache
 
 JOURNAL = "journal.sqlite"
 _TICK_S = 0.5
+_CLEAN_S = 15.0
 
 log = get_logger("node.service")
 
@@ -51,13 +58,14 @@ class Node:
 
     Attributes
     ----------
-    port
-        Where it listens, after `start`.
+    port, tls_port
+        Where it listens, after `start`; `tls_port` is None without TLS.
     journal
         What it knows, from `start` to `stop`.
     """
 
     port: int
+    tls_port: int | None
     journal: Journal
 
     def __init__(self, settings: Settings, new_worker: Callable[[], Worker] | None = None) -> None:
@@ -82,7 +90,9 @@ class Node:
         Raises
         ------
         CannotStart
-            The data folder cannot be used or belongs to a running node, or the port is taken.
+            The data folder cannot be used or belongs to a running node, or a port is taken.
+        ConfigError
+            The TLS files cannot be used.
         RecipeError
             There is no such recipe, or its file cannot be used.
         """
@@ -96,13 +106,14 @@ class Node:
             self.port = self._receiver.start()
         except OSError as error:
             self._close()
-            where = f"{self.settings.host}:{self.settings.port}"
-            raise CannotStart(f"cannot listen on {where}: {error.strerror or error}") from error
+            raise CannotStart(f"cannot listen on {error.strerror or error}") from error
+        self.tls_port = self._receiver.tls_port
         for loop in self._loops:
             loop.start()
         if not self.settings.peers:
             log.warning("no peers are configured: every association will be refused")
-        log.info("node started", ae_title=self.settings.ae_title, host=self.settings.host, port=self.port)
+        where = {"host": self.settings.host, "port": self.port, "tls_port": self.tls_port}
+        log.info("node started", ae_title=self.settings.ae_title, **where)
         return self
 
     def stop(self) -> None:
@@ -111,6 +122,8 @@ class Node:
         for loop in self._loops:
             loop.end()
         self._reconstructor.end()
+        self._outbox.end()
+        self._committer.end()
         for loop in self._loops:
             loop.join()
         self._close()
@@ -147,19 +160,26 @@ class Node:
 
     def _open(self) -> None:
         settings = self.settings.model_copy(update={"recipe": self._recipe()})
+        self._credentials = Credentials(settings.tls) if settings.tls else None
         spool = Spool(settings.data_dir / "spool", int(settings.min_free_gb * 1e9))
         half_written = spool.clean()
         if half_written:
             log.info("removed half-received objects", files=half_written)
         self.journal = Journal(settings.data_dir / JOURNAL)
-        outbox = Loop("deliver", Outbox(self.journal, settings, self._send).step, _TICK_S)
-        self._reconstructor = Reconstructor(self.journal, spool, settings, self._new_reconstructor, outbox.wake)
+        self.journal.deliveries.waive(settings.asked)
+        self._outbox = Outbox(self.journal, settings, self._link)
+        deliver = Loop("deliver", self._outbox.step, _TICK_S)
+        self._reconstructor = Reconstructor(self.journal, spool, settings, self._new_reconstructor, deliver.wake)
         reconstruct = Loop("reconstruct", self._reconstructor.step, _TICK_S)
-        self._receiver = Receiver(settings, spool, self.journal)
+        self._committer = Committer(self.journal, settings, self._tls)
+        self._receiver = Receiver(settings, spool, self.journal, self._committer, self._credentials)
         gatherer = Gatherer(self.journal, settings, self._receiver.senders, reconstruct.wake)
         gather = Loop("gather", gatherer.step, min(_TICK_S, settings.quiet_s / 4))
-        self._outbox = outbox
-        self._loops = [gather, reconstruct, outbox]
+        cleaner = Cleaner(self.journal, spool, settings)
+        cleaner.recover()
+        self._loops = [gather, reconstruct, deliver, Loop("clean", cleaner.step, _CLEAN_S)]
+        if settings.asked:
+            self._loops.append(Loop("commit", self._committer.step, _TICK_S))
         if settings.notice_after_min:
             notifier = Notifier(self.journal, settings, reconstruct.wake)
             self._loops.append(Loop("notify", notifier.step, min(5.0, settings.notice_after_min * 15)))
@@ -168,11 +188,17 @@ class Node:
         self.journal.close()
         os.close(self._lock)
 
-    def _send(self, name: str, items: Sequence[deliver.Item]) -> list[deliver.Sent]:
+    def _link(self, name: str, classes: frozenset[str]) -> Link:
         peer = self.settings.peers.get(name)
         if peer is None or not peer.reachable:
-            return [deliver.Sent(False, f"peer {name!r} is no longer in the configuration")] * len(items)
-        return deliver.send(peer, self.settings.ae_title, items, lambda: self._outbox.ending)
+            raise Unreachable(f"peer {name!r} is no longer in the configuration")
+        if peer.url:
+            return StowLink(peer)
+        return StoreLink(peer, self.settings.ae_title, classes, self._tls(peer))
+
+    def _tls(self, peer: Peer) -> ssl.SSLContext | None:
+        """What to connect to this peer with."""
+        return self._credentials.client() if self._credentials and peer.tls else None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -198,4 +224,4 @@ def check(settings: Settings, port: int | None = None) -> str:
     """C-ECHO the node of these settings, on this machine; empty if it answers, else what is wrong."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(settings.host, settings.host)
     node = Peer(ae_title=settings.ae_title, host=host, port=port or settings.port)
-    return deliver.echo(node, HEALTH_AE_TITLE)
+    return echo(node, HEALTH_AE_TITLE)

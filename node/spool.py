@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from node.errors import TransientError
@@ -73,6 +74,46 @@ class Spool:
             raise
         sync_folder(self.folder)
         return target
+
+    def set_aside(self, sha256: str) -> None:
+        """Take an object out of the way, so that the same may be kept anew; it can be put back."""
+        with suppress(FileNotFoundError):
+            self.path(sha256).replace(self._aside(sha256))
+
+    def put_back(self, sha256: str) -> None:
+        """Undo `set_aside`; the same that was kept anew is replaced by it."""
+        with suppress(FileNotFoundError):
+            self._aside(sha256).replace(self.path(sha256))
+
+    def drop(self, sha256: str) -> int:
+        """Delete what was set aside; how many bytes it had."""
+        path = self._aside(sha256)
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            return 0
+        path.unlink()
+        return size
+
+    def drop_older(self, sha256: str, than: float) -> None:
+        """Delete an object, unless it was written since this time: it came again."""
+        self.set_aside(sha256)
+        with suppress(FileNotFoundError):
+            if self._aside(sha256).stat().st_mtime < than:
+                self._aside(sha256).unlink()
+        self.put_back(sha256)
+
+    def aside(self) -> list[str]:
+        """What was set aside and neither put back nor dropped: the process ended in between."""
+        return [path.stem for path in self.folder.glob("*.gone")]
+
+    def older(self, than: float) -> list[str]:
+        """Objects that were written before this time, in seconds since the epoch."""
+        with os.scandir(self.folder) as entries:
+            return [e.name[:-4] for e in entries if e.name.endswith(".dcm") and e.stat().st_mtime < than]
+
+    def _aside(self, sha256: str) -> Path:
+        return self.folder / f"{sha256}.gone"
 
     def clean(self) -> int:
         """Remove what was half written when the process ended; the number of files removed."""

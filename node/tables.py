@@ -17,6 +17,7 @@ from node.report import Report
 
 _STYLES = {
     "delivered": "green",
+    "committed": "green",
     "incomplete": "yellow",
     "refused": "yellow",
     "rejected": "yellow",

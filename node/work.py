@@ -34,7 +34,7 @@ def work(spec: JobSpec) -> JobOutcome:
 
 
 def _reconstruct(spec: JobSpec) -> Done:
-    options = DeriveOptions(segmentation=spec.segmentation, parametric_map=spec.parametric_map)
+    options = DeriveOptions(spec.segmentation, spec.parametric_map, supersedes=spec.supersedes)
     source = load(spec.paths, spec.site)
     result = reconstruct(source.acquisition, from_text(spec.recipe))
     report = report_of(source, result)

@@ -10,7 +10,7 @@ for program in Orthanc storescu ip; do
 done
 [ -n "$missing" ] || exit 0
 
-"$(dirname "$0")/apt-install.sh" "Peers for the tests" orthanc orthanc-dicomweb dcmtk iproute2 libgomp1
+"$(dirname "$0")/apt-install.sh" "Peers for the tests" orthanc orthanc-dicomweb dcmtk openssl iproute2 libgomp1
 
 # Debian enables Orthanc as a service at boot. Where it was not there before, it is here for the tests alone.
 case "$missing" in *Orthanc*)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import logging
 import os
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -27,6 +31,7 @@ PEERS = {
     "Orthanc": "apt-get install orthanc orthanc-dicomweb",
     **dict.fromkeys(("dcmcjpeg", "dcmconv", "dcmdump", "storescu"), "apt-get install dcmtk"),
     "ip": "apt-get install iproute2",
+    "openssl": "apt-get install openssl",
 }
 SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
@@ -60,10 +65,8 @@ def vendor_data() -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def dicom_sets() -> ModuleType:
-    """Builders of small scans as vendors write them: `tests/dicom_sets.py`."""
-    name = "dicom_sets"
+def _neighbour(name: str) -> ModuleType:
+    """The module of this folder with that name."""
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
         assert spec is not None
@@ -71,6 +74,36 @@ def dicom_sets() -> ModuleType:
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
     return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def dicom_sets() -> ModuleType:
+    """Builders of small scans as vendors write them: `tests/dicom_sets.py`."""
+    return _neighbour("dicom_sets")
+
+
+@pytest.fixture(scope="session")
+def new_authority(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """``new_authority("name")`` is an `Authority` of `tests/authority.py`, that issues certificates."""
+    openssl, made = find_peer("openssl"), _neighbour("authority")
+    return lambda name="authority": made.Authority(openssl, tmp_path_factory.mktemp("authority"), name)
+
+
+@pytest.fixture
+def captured_log() -> Iterator[io.StringIO]:
+    """The log as it would be written, of our own lines and the libraries'."""
+    from node import log  # noqa: PLC0415
+
+    loggers = [logging.getLogger(name) for name in ("", "node", "pynetdicom", "pydicom")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    hook, stream = threading.excepthook, io.StringIO()
+    log.configure(stream)
+    yield stream
+    threading.excepthook = hook
+    logging.captureWarnings(False)
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 
-from node.association import _Checkpoint, on_open
+from node.association import _Checkpoint, _Messages, on_open
 
 VERIFICATION = "1.2.840.10008.1.1"
 
@@ -60,6 +60,14 @@ def test_nothing_passes_a_gate_that_is_closed() -> None:
         thread.join(timeout=10)
     assert not thread.is_alive()
     assert met == 0
+
+
+def test_that_an_association_ended_is_told_to_everybody_who_asks() -> None:
+    """Its reactor, and the ``send_*`` that waits for an answer."""
+    messages = _Messages()
+    messages.put((1, "answer"))
+    messages.put((None, None))
+    assert [messages.get(block=False) for _ in range(3)] == [(1, "answer"), (None, None), (None, None)]
 
 
 def test_many_messages_in_a_row_are_all_answered_at_once() -> None:

@@ -21,7 +21,7 @@ from node import cli, loopback, offline, warm
 from node.errors import Refusal
 from node.fitness import Scan, fitness
 from node.journal import Journal
-from node.records import Received, Result
+from node.records import Attempt, Received, Result
 from node.report import Report
 
 REPORT = Report(
@@ -67,7 +67,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     job = journal.lease()
     assert job is not None
     journal.finish(job, [Result("qsm", "1.2", "7.7", "p", "s")], ("pacs",), REPORT.to_json())
-    journal.delivered(journal.due()[0])
+    journal.deliveries.enter([Attempt(journal.deliveries.due()[0], "delivered")])
     job = journal.lease()
     assert job is not None
     journal.fail(job, Refusal("no-mask", "no brain was found in the magnitude: a mask has to be supplied"), None)

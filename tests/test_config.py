@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -92,9 +93,20 @@ def test_results_go_back_to_the_sender_or_where_the_site_says(toml: Toml) -> Non
         ("quiet = 60", "quiet: there is no such setting"),
         ("port = 70000", "port: must be less than or equal to 65535 (it is 70000)"),
         ('ae_title = "A TITLE THAT IS TOO LONG"', "ae_title: an AE title has 1 to 16 printable ASCII characters"),
-        ("[peers.x]\nhost = 'h'\nport = 1", "peers.x.ae_title: is missing"),
+        ("[peers.x]\nhost = 'h'\nport = 1", "peers.x: has neither ae_title nor url"),
         ("[peers.x]\nae_title = 'X'\nhost = 'h'", "peers.x: host and port come together"),
         ("[peers.x]\nae_title = 'X'", "peers.x: has no host and port, so its results have nowhere to go"),
+        ("[peers.x]\nae_title = 'X'\ncommitment = true", "peers.x: commitment needs host and port"),
+        ("[peers.x]\nurl = 'ftp://h'", "peers.x: url is https://host/path, without user, password or query"),
+        ("[peers.x]\nurl = 'https://u:secret@h'", "peers.x: url is https://host/path, without user"),
+        ("[peers.x]\nurl = 'https://h?token=secret'", "peers.x: url is https://host/path, without user"),
+        ("[peers.x]\nurl = 'https://h'\nhost = 'h'\nport = 1", "peers.x: give host and port, or url"),
+        ("[peers.x]\nurl = 'http://h'\nlogin.token = 'secret'", "peers.x: login is sent over https alone"),
+        ("[peers.x]\nurl = 'https://h'\nlogin.token = ['secret']", "peers.x.login.token: must be"),
+        ("[peers.x]\nurl = 'https://h'\nlogin = {token='secret', password='secret'}", "peers.x.login: give one of"),
+        ("[peers.x]\nurl = 'https://h'\nlogin = {user='u'}", "peers.x.login: user and password"),
+        ("[peers.x]\nurl = 'https://h'\nlogin = {certificate='c'}", "peers.x.login: certificate and key"),
+        ("[peers.x]\nae_title = 'X'\nlogin = {token='secret'}", "peers.x: login and authorities belong to a url"),
         ("[peers.x]\nae_title = 'X'\nhost = 'h'\nport = 1\nprot = 2", "peers.x.prot: there is no such setting"),
         ("[peers.x]\nae_title = 'QSMHEALTH'\nhost = 'h'\nport = 1", "QSMHEALTH belongs to the health check"),
         ('deliver_to = ["pax"]\n' + GOOD, "deliver_to: there is no peer 'pax' (known peers: pacs, archive)"),
@@ -106,6 +118,7 @@ def test_a_mistake_is_named(toml: Toml, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         load(toml(text))
     assert message in str(error.value)
+    assert "secret" not in str(error.value)
 
 
 def test_every_mistake_is_told_at_once(toml: Toml) -> None:
@@ -123,3 +136,63 @@ def test_the_names_of_recipes_are_those_that_exist() -> None:
     from recon.recipe import RECIPES  # noqa: PLC0415  brings numba along
 
     assert set(RECIPE_NAMES) == set(RECIPES)
+
+
+def test_a_secret_comes_from_the_environment_or_a_file_and_is_not_shown(
+    toml: Toml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QSM_NODE_PEERS__WEB__LOGIN__TOKEN", "s3cret")
+    web = load(toml("[peers.web]\nurl = 'https://h/dicom-web'")).peers["web"]
+    assert web.login is not None
+    assert web.login.read() == ("s3cret", "")
+    assert "s3cret" not in repr(web)
+    monkeypatch.delenv("QSM_NODE_PEERS__WEB__LOGIN__TOKEN")
+    (tmp_path / "password").write_text("from-file\n")
+    login = f"login = {{user = 'u', password_file = '{tmp_path / 'password'}'}}"
+    web = load(toml(f"[peers.web]\nurl = 'https://h/dicom-web'\n{login}")).peers["web"]
+    assert web.login is not None
+    assert web.login.read() == ("", "from-file")
+    assert load(toml("[peers.web]\nurl = 'https://h'")).peer_named_by_title("") is None
+
+
+TLS = """
+[tls]
+certificate = "node.pem"
+key = "node.key"
+authorities = "hospital.pem"
+port = 2762
+"""
+
+
+def test_tls_and_addresses(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QSM_NODE_TLS__KEY", "/run/secrets/key")
+    peer = '[peers.mr]\nae_title = "MR1"\nhost = "mr1"\nport = 104\ntls = true\ncertified_as = "mr1.example"\n'
+    settings = load(toml(peer + 'addresses = ["10.1.0.0/16", "2001:db8::7"]\n' + TLS))
+    assert settings.tls is not None
+    assert (settings.tls.key, settings.tls.port, settings.tls.host) == (Path("/run/secrets/key"), 2762, None)
+    assert settings.peers["mr"].may_call_from(ip_address("10.1.9.9"))
+    assert settings.peers["mr"].may_call_from(ip_address("2001:db8::7"))
+    assert not settings.peers["mr"].may_call_from(ip_address("10.2.9.9"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "tls = true\n", r"peers.archive: tls = true needs \[tls\] with certificate, key and authorities"),
+        (GOOD + 'certified_as = "mr1"\n', "peers.archive: certified_as is checked over TLS alone"),
+        (
+            GOOD + 'addresses = ["10.0.0.1/8"]\n',
+            "peers.archive.addresses.0: .*has host bits set",
+        ),
+        (
+            GOOD + 'addresses = ["mr1.example"]\n',
+            "peers.archive.addresses.0: an address or network like 10.1.0.0/16, no name",
+        ),
+        (TLS.replace('key = "node.key"', ""), "tls.key: is missing"),
+        (TLS + "versions = 3\n", "tls.versions: there is no such setting"),
+        ('ignored = "drop"', "ignored: must be 'accept', 'reject-context' or 'refuse'"),
+    ],
+)
+def test_mistakes_about_access(toml: Toml, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(toml(text))

@@ -199,6 +199,17 @@ def test_identifiers_are_a_function_of_source_recipe_and_mask(sent, derived, tmp
     assert not {item.sha256 for item in items} & {item.sha256 for item in later}
 
 
+def test_a_result_that_takes_the_place_of_another_says_so(sent, derived, tmp_path):
+    _, source = sent
+    items, result = derived
+    options = DeriveOptions(supersedes=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    for item in derive(source, result, tmp_path, AT, options):
+        ds = dcmread(item.path)
+        assert ds.DerivationDescription.startswith("Supersedes the result of 2026-01-02 ")
+        assert "Supersedes the result of 2026-01-02 " in ds.ImageComments
+    assert not any("Supersedes" in dcmread(item.path).ImageComments for item in items)
+
+
 def test_a_second_process_would_write_the_same_bytes(sent, derived, tmp_path):
     paths, _ = sent
     items, result = derived

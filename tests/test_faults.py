@@ -324,7 +324,7 @@ def test_bad_input_is_named_and_the_node_goes_on(
     assert (refused["code"], refused["level"]) == ("no-phase", "warning")
     (rejected,) = served.events("rejected")
     assert (rejected["reason"], rejected["sender"]) == ("truncated: 1560 of 2560 bytes of pixels", "SCANNER")
-    (nonsense,) = served.events("bytes that are not DICOM")
+    (nonsense,) = served.events("no DICOM peer")
     assert nonsense["sender"] == "127.0.0.1"
 
     shown = served.jobs()

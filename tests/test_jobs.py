@@ -260,7 +260,7 @@ PERMANENT = Failed(Refusal("no-mask", "no brain was found"), transient=False)
 def test_results_are_queued_for_the_sender_below_the_data_folder(bench: MakeBench, tmp_path: Path) -> None:
     b = bench(DONE)
     b.loop.step()
-    (delivery,) = b.journal.due()
+    (delivery,) = b.journal.deliveries.due()
     assert (delivery.destination, delivery.path) == ("pacs", "results/job-000001/qsm-0001.dcm")
     (spec,) = b.worker.specs
     assert spec.paths == (tmp_path / "spool" / "sha1.dcm", tmp_path / "spool" / "sha2.dcm")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import settings
@@ -19,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from node.errors import Refusal
 from node.journal import Journal, JournalError
 from node.overview import asides, deliveries, summaries
-from node.records import Gathering, Job, Notice, Reason, Received, Result
+from node.records import Attempt, Gathering, Job, Notice, Reason, Received, Result
 
 DERIVED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 WHY = Refusal("incomplete", "echo 4: 71 of 72 phase slices")
@@ -64,7 +65,7 @@ class ModelAcquisition:
 @dataclass
 class ModelDelivery:
     job: int
-    state: str = "pending"
+    state: Literal["pending", "delivered", "stored", "committed", "undeliverable"] = "pending"
     attempts: int = 0
     next_try_at: float = 0.0
 
@@ -82,6 +83,7 @@ class Agreement(RuleBasedStateMachine):
         self.ignored = 0
         self.job_count = 0
         self.page: ModelJob | None = None
+        self.page_owner = 0
         self.leased: dict[int, Job] = {}
 
     @initialize()
@@ -145,11 +147,11 @@ class Agreement(RuleBasedStateMachine):
         stopped = {s.acquisition_id for s in self.journal.stopped("1.2.3")}
         wrong = {"incomplete"} if not expected else {"incomplete", "complete"}
         assert stopped >= {n for n, a in enumerate(self.acquisitions.values(), start=1) if a.state in wrong}
-        for study in settled:
+        for study in settled if stopped else []:
             assert self.journal.notify(study, min(stopped), PAGE, DERIVED_AT) is not None
             assert self.journal.notify(study, min(stopped), PAGE, DERIVED_AT) is None
             self.job_count += 1
-            self.page = ModelJob(self.job_count)
+            self.page, self.page_owner = ModelJob(self.job_count), min(stopped)
 
     @rule()
     def an_object_is_ignored(self) -> None:
@@ -189,6 +191,9 @@ class Agreement(RuleBasedStateMachine):
             owner = list(self.acquisitions.values())[job.acquisition_id - 1]
             assert ready[0] is self.page or ready[0] in owner.jobs
             assert job.sha256s == tuple(sorted(owner.instances.values()))
+            sent = {d.job for d in self.deliveries.values()}
+            earlier = [j for j in owner.jobs if j.id < job.id and j.state == "done" and j.id in sent]
+            assert job.supersedes == (DERIVED_AT if earlier and not job.notice else None)
             self.leased[job.id] = job
 
     @rule(how=st.sampled_from(("finish", "again", "failed", "release")), pick=st.integers(0, 9))
@@ -225,26 +230,65 @@ class Agreement(RuleBasedStateMachine):
             model.not_before = self.clock.now + (5.0 if how == "again" else 0.0)
             model.sentence = WHY.sentence
 
-    @rule(how=st.sampled_from(("delivered", "again", "give up")))
-    def a_delivery_is_tried(self, how: str) -> None:
-        due = self.journal.due()
+    @rule(how=st.sampled_from(("delivered", "stored", "again", "give up")))
+    def a_delivery_is_tried(self, how: Literal["delivered", "stored", "again", "give up"]) -> None:
+        due = self.journal.deliveries.due()
         if not due:
             return
         model = self.deliveries[due[0].sop_instance_uid, due[0].destination]
         model.attempts += 1
-        if how == "delivered":
-            self.journal.delivered(due[0])
-            model.state = "delivered"
+        if how in {"delivered", "stored"}:
+            self.journal.deliveries.enter([Attempt(due[0], how)])
+            model.state, model.next_try_at = how, self.clock.now
         else:
-            pause_s = 7.0 if how == "again" else None
-            self.journal.postpone(due[0], "no association", pause_s)
-            model.state = "pending" if pause_s else "undeliverable"
-            model.next_try_at = self.clock.now + (pause_s or 0.0)
+            model.state = "pending" if how == "again" else "undeliverable"
+            self.journal.deliveries.enter([Attempt(due[0], model.state, "no association", 7.0)])
+            model.next_try_at = self.clock.now + 7.0
+
+    @rule(to=st.sampled_from(("pacs", "archive")), again_in_s=st.sampled_from((0.0, 5.0)))
+    def commitment_is_asked_for(self, to: str, again_in_s: float) -> None:
+        mine = {uid: d for (uid, destination), d in self.deliveries.items() if destination == to}
+        on_their_way = {d.job for d in mine.values() if d.state == "pending" and d.next_try_at <= self.clock.now}
+        expected = {
+            uid
+            for uid, d in mine.items()
+            if d.state == "stored" and d.next_try_at <= self.clock.now and d.job not in on_their_way
+        }
+        asked = self.journal.deliveries.to_ask(to)
+        assert {d.sop_instance_uid for d in asked} == expected
+        self.journal.deliveries.asked(asked, "2.25.1", again_in_s)
+        for uid in expected:
+            mine[uid].next_try_at = self.clock.now + again_in_s
+
+    @rule(to=st.sampled_from(("pacs", "archive")), good=st.booleans())
+    def commitment_is_reported(self, to: str, good: bool) -> None:
+        uids = [uid for uid, destination in self.deliveries if destination == to]
+        stored = self.journal.deliveries.uncommitted(to, [*uids, "2.25.7"])
+        waiting = [self.deliveries[uid, to] for uid in uids if self.deliveries[uid, to].state == "stored"]
+        assert len(stored) == len(waiting)
+        if good:
+            self.journal.deliveries.committed(stored)
+        else:
+            self.journal.deliveries.enter([Attempt(d, "pending", "not committed", 7.0) for d in stored])
+        for model in waiting:
+            model.state = "committed" if good else "pending"
+            model.next_try_at = self.clock.now + 7.0
+
+    @rule(asked=st.sampled_from(((), ("pacs",), ("pacs", "archive"))))
+    def commitment_is_no_longer_wanted(self, asked: tuple[str, ...]) -> None:
+        waived = [d for (_, to), d in self.deliveries.items() if d.state == "stored" and to not in asked]
+        assert self.journal.deliveries.waive(asked) == len(waived)
+        for model in waived:
+            model.state = "delivered"
 
     @rule(key=st.sampled_from("ab"))
     def an_administrator_tries_again(self, key: str) -> None:
         model = self.acquisitions.get(key)
         if model is None:
+            return
+        if model.state == "cleaned":
+            with pytest.raises(JournalError, match="send it again"):
+                self.journal.retry(list(self.acquisitions).index(key) + 1)
             return
         newest = model.jobs[-1] if model.jobs else None
         page = self.page.id if self.page else 0
@@ -268,6 +312,27 @@ class Agreement(RuleBasedStateMachine):
         self.drop_page()
         for delivery in pages:
             delivery.state, delivery.next_try_at = "pending", 0.0
+
+    @rule(key=st.sampled_from("ab"))
+    def an_acquisition_is_cleaned(self, key: str) -> None:
+        model = self.acquisitions.get(key)
+        if model is None:
+            return
+        number = list(self.acquisitions).index(key) + 1
+        jobs = model.jobs + ([self.page] if self.page and self.page_owner == number else [])
+        mine = {uid: d for uid, d in self.deliveries.items() if d.job in {job.id for job in jobs}}
+        expected = (
+            model.state in {"complete", "incomplete", "refused"}
+            and not {job.state for job in jobs} & {"queued", "running"}
+            and {d.state for d in mine.values()} <= {"delivered", "committed"}
+        )
+        assert (number in {id_ for id_, _ in self.journal.keeping.expendable()}) == expected
+        assert not self.journal.keeping.forget(number, len(model.instances) - 1)
+        assert self.journal.keeping.forget(number, len(model.instances)) == expected
+        if expected:
+            model.state, model.sentence = "cleaned", ""
+            model.instances.clear()
+            self.deliveries = {uid: d for uid, d in self.deliveries.items() if uid not in mine}
 
     @rule(seconds=st.sampled_from((1.0, 10.0)))
     def time_passes(self, seconds: float) -> None:
@@ -293,8 +358,10 @@ class Agreement(RuleBasedStateMachine):
     @invariant()
     def journal_and_model_agree(self) -> None:
         seen = {s.id: s for s in summaries(self.journal)}
-        assert len(seen) == len(self.acquisitions)
+        assert len(seen) == sum(model.state != "cleaned" for model in self.acquisitions.values())
         for number, model in enumerate(self.acquisitions.values(), start=1):
+            if model.state == "cleaned":
+                continue
             job = model.jobs[-1] if model.jobs else None
             mine = [d for d in self.deliveries.values() if job and d.job == job.id]
             states = {d.state for d in mine}
@@ -305,18 +372,18 @@ class Agreement(RuleBasedStateMachine):
                     expected = (
                         "undeliverable"
                         if "undeliverable" in states
-                        else "delivered" if states == {"delivered"} else "delivering"
+                        else "delivered" if states <= {"delivered", "stored", "committed"} else "delivering"
                     )  # fmt: skip
             assert seen[number].state == expected
             assert seen[number].notice == (self.page.state if self.page else "")
             assert seen[number].images == len(model.instances)
             assert seen[number].attempts == (job.attempts if job else 0)
             assert seen[number].deliveries == len(mine)
-            assert seen[number].delivered == sum(d.state == "delivered" for d in mine)
+            assert seen[number].delivered == sum(d.state in {"delivered", "stored", "committed"} for d in mine)
         receiving = {n for n, a in enumerate(self.acquisitions.values(), start=1) if a.state == "receiving"}
         assert {g.id for g in self.journal.receiving()} == receiving
         due = {key for key, d in self.deliveries.items() if d.state == "pending" and d.next_try_at <= self.clock.now}
-        assert {(d.sop_instance_uid, d.destination) for d in self.journal.due()} == due
+        assert {(d.sop_instance_uid, d.destination) for d in self.journal.deliveries.due()} == due
         counted = dict.fromkeys(("ignored", "conflict"), 0)
         for aside in asides(self.journal):
             counted[aside.kind] += aside.count
@@ -372,31 +439,31 @@ def test_a_late_instance_supersedes_a_running_job(journal: Journal) -> None:
     job = leased(journal)
     journal.add(received("3"))
     assert journal.finish(job, [result("d1")], ("pacs",)) is False
-    assert journal.due() == []
+    assert journal.deliveries.due() == []
     assert summaries(journal)[0].state == "receiving"
 
 
 def test_a_done_job_keeps_its_deliveries_when_an_instance_comes_late(journal: Journal) -> None:
     assert journal.finish(leased(journal), [result("d1")], ("pacs",))
     journal.add(received("3"))
-    assert [d.sop_instance_uid for d in journal.due()] == ["d1"]
+    assert [d.sop_instance_uid for d in journal.deliveries.due()] == ["d1"]
 
 
 def test_the_first_written_result_wins(journal: Journal) -> None:
     assert journal.finish(leased(journal), [result("d1")], ("pacs",))
-    journal.delivered(journal.due()[0])
+    journal.deliveries.enter([Attempt(journal.deliveries.due()[0], "delivered")])
     journal.add(received("3"))
     job = leased(journal)
     assert journal.finish(job, [Result("qsm", "c", "d1", "results/other.dcm", "other")], ("pacs",))
-    assert journal.due() == []
+    assert journal.deliveries.due() == []
     assert summaries(journal)[0].state == "delivered"
 
 
 def test_groups_of_deliveries_tell_state_and_reason(journal: Journal) -> None:
     journal.finish(leased(journal), [result("d1"), result("d2")], ("pacs",))
-    first, second = journal.due()
-    journal.delivered(first)
-    journal.postpone(second, "0xA700: out of resources", 60.0)
+    first, second = journal.deliveries.due()
+    out_of_resources = Attempt(second, "pending", "0xA700: out of resources", 60.0)
+    journal.deliveries.enter([Attempt(first, "delivered"), out_of_resources])
     told = [(g.state, g.objects, g.sentence) for g in deliveries(journal, 1)]
     assert told == [("delivered", 1, ""), ("pending", 1, "0xA700: out of resources")]
 

@@ -37,7 +37,7 @@ from node.journal import Journal
 from node.loops import Gatherer
 from node.notices import FORGOTTEN_S, OTHER_PURPOSE, Notifier, meant_for_qsm
 from node.overview import asides, deliveries, summaries
-from node.records import Done, Job, JobSpec, Notice, Reason, Received, Result
+from node.records import Attempt, Done, Job, JobSpec, Notice, Reason, Received, Result
 from node.service import Node
 from node.tables import print_one
 
@@ -355,11 +355,11 @@ def test_retry_sends_a_page_again_that_could_not_be_delivered(study: Study, magn
     study.arrive(magnitude)
     study.after(SETTLED_S)
     assert study.journal.finish(leased(study), [Result("notice", "c", "1", "p", "s")], ("pacs",))
-    (delivery,) = study.journal.due()
-    study.journal.postpone(delivery, "nobody answers", None)
-    assert study.journal.due() == []
+    (delivery,) = study.journal.deliveries.due()
+    study.journal.deliveries.enter([Attempt(delivery, "undeliverable", "nobody answers")])
+    assert study.journal.deliveries.due() == []
     study.journal.retry(1)
-    assert [d.sop_instance_uid for d in study.journal.due()] == ["1"]
+    assert [d.sop_instance_uid for d in study.journal.deliveries.due()] == ["1"]
 
 
 def test_retry_has_a_page_made_that_failed(study: Study, magnitude: list[Header]) -> None:
@@ -389,6 +389,9 @@ def test_a_journal_of_the_first_version_is_taken_over(tmp_path: Path, magnitude:
         db.execute("ALTER TABLE job DROP COLUMN report")
         db.execute("DROP INDEX acquisition_of_study")
         db.execute("DROP INDEX acquisition_changed")
+        db.execute("DROP INDEX delivery_stored")
+        db.execute("ALTER TABLE delivery DROP COLUMN transaction_uid")
+        db.execute("ALTER TABLE delivery DROP COLUMN asked")
         db.execute("PRAGMA user_version = 1")
     db.close()
     for _ in range(2):
@@ -602,5 +605,5 @@ def test_without_the_option_nothing_is_sent(
     ):
         send(magnitudes(tiny_study), node.port)
         eventually(lambda: states(node) == ["refused"], "it is refused")
-        assert len(node._loops) == 3
+        assert "notify" not in {loop.name for loop in node._loops}
         assert pacs.paths() == []

@@ -17,11 +17,15 @@ from typing import Any, TypeVar
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import MRImageStorage
 
-from node.config import Peer, Settings
+from node.config import Peer, Settings, Tls
+from node.deliver import Item, Sent, StoreLink
 from node.load import load
-from node.overview import asides, summaries
+from node.overview import asides, deliveries, summaries
 from node.service import Node
+from node.stow import StowLink
+from node.tls import Credentials
 from recon.pipeline import Result, reconstruct
 
 T = TypeVar("T")
@@ -82,7 +86,9 @@ def free_port() -> int:
 class Orthanc:
     """Orthanc with DICOMweb, routing every stable series to the node."""
 
-    def __init__(self, program: str, plugin: Path, network: Network, folder: Path, node_port: int) -> None:
+    def __init__(
+        self, program: str, plugin: Path, network: Network, folder: Path, node_port: int, **more: object
+    ) -> None:
         self.dicom_port, self.http_port = free_port(), free_port()
         (folder / "route.lua").write_text(ROUTE_EVERYTHING)
         (folder / "pacs.json").write_text(
@@ -102,6 +108,7 @@ class Orthanc:
                     "OverwriteInstances": False,
                     "DicomModalities": {"node": ["QSMNODE", "127.0.0.1", node_port]},
                     "LuaScripts": [str(folder / "route.lua")],
+                    **more,
                 }
             )
         )
@@ -186,7 +193,7 @@ def route_and_check(
             port=node_port,
             data_dir=tmp_path / "data",
             quiet_s=4.0,
-            peers={"pacs": Peer(ae_title="TESTPACS", host="127.0.0.1", port=pacs.dicom_port)},
+            peers={"pacs": Peer(ae_title="TESTPACS", host="127.0.0.1", port=pacs.dicom_port, commitment=True)},
         )
         with Node(settings) as node:
             send = [peer("storescu"), "-aet", "SCANNER", "-aec", "TESTPACS", "127.0.0.1", str(pacs.dicom_port)]
@@ -198,6 +205,11 @@ def route_and_check(
 
             eventually(
                 lambda: [s.state for s in summaries(node.journal)] == ["delivered"], "results are delivered", 120
+            )
+            eventually(
+                lambda: {(d.state, d.objects) for d in deliveries(node.journal, 1)} == {("committed", 16)},
+                "Orthanc commits them over an association that it opens",
+                60,
             )
             back = 2 * 16
             eventually(
@@ -212,6 +224,75 @@ def route_and_check(
         check_series(pacs, tiny_study)
     finally:
         pacs.stop()
+
+
+@pytest.mark.peers
+def test_what_is_sent_by_stow_is_stored_once(
+    peer: Callable[[str], str], plugin: Path, network: Network, tmp_path: Path, tiny_study: list[Path],
+    eventually: Callable[..., None],
+) -> None:  # fmt: skip
+    def store_twice() -> None:
+        pacs = Orthanc(peer("Orthanc"), plugin, network, tmp_path, free_port())
+        try:
+            eventually(pacs.answers, "Orthanc answers", 60)
+            items = [Item(MRImageStorage, str(pydicom.dcmread(path).SOPInstanceUID), path) for path in tiny_study]
+            link = StowLink(Peer(url=f"http://127.0.0.1:{pacs.http_port}/dicom-web"))
+            for _ in range(2):
+                assert {answer.outcome for answer in link.send(items[:8])} == {"stored"}
+            damaged = tmp_path / "damaged.dcm"
+            ds = pydicom.dcmread(tiny_study[8])
+            del ds.SOPInstanceUID, ds.StudyInstanceUID
+            ds.save_as(damaged)
+            (refused, stored) = link.send([Item(MRImageStorage, "1.2", damaged), items[9]])
+            assert (refused.outcome != "stored", stored.outcome) == (True, "stored")
+            link.close()
+            assert pacs.instances() == 9
+        finally:
+            pacs.stop()
+
+    network.run(store_twice)
+
+
+@pytest.mark.peers
+def test_over_tls_in_both_directions(
+    peer: Callable[[str], str],
+    plugin: Path,
+    network: Network,
+    tmp_path: Path,
+    tiny_study: list[Path],
+    eventually: Callable[..., None],
+    new_authority: Callable[..., Any],
+) -> None:
+    authority = new_authority()
+    own, theirs = authority.issue("node"), authority.issue("pacs")
+
+    def check() -> None:
+        node_port = free_port()
+        pacs = Orthanc(
+            peer("Orthanc"), plugin, network, tmp_path, node_port,
+            DicomTlsEnabled=True,
+            DicomTlsCertificate=str(theirs.certificate),
+            DicomTlsPrivateKey=str(theirs.key),
+            DicomTlsTrustedCertificates=str(authority.certificate),
+            DicomModalities={"node": {"AET": "QSMNODE", "Host": "127.0.0.1", "Port": node_port, "UseDicomTls": True}},
+        )  # fmt: skip
+        try:
+            eventually(pacs.answers, "Orthanc answers", 60)
+            known = Peer(ae_title="TESTPACS", host="127.0.0.1", port=pacs.dicom_port, tls=True, certified_as="pacs")
+            files = Tls(certificate=own.certificate, key=own.key, authorities=authority.certificate, port=node_port)
+            settings = Settings(port=0, tls=files, data_dir=tmp_path / "data", peers={"pacs": known})
+            item = Item(MRImageStorage, pydicom.dcmread(tiny_study[0]).SOPInstanceUID, tiny_study[0])
+            with Node(settings) as node:
+                link = StoreLink(known, "QSMNODE", [MRImageStorage], Credentials(files).client())
+                assert link.send([item]) == [Sent("stored")]
+                link.close()
+                eventually(
+                    lambda: [s.senders for s in summaries(node.journal)] == [("TESTPACS",)], "it is routed", 60
+                )
+        finally:
+            pacs.stop()
+
+    network.run(check)
 
 
 def check_series(pacs: Orthanc, tiny_study: list[Path]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import random
 import socket
 import sqlite3
@@ -13,8 +12,10 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -41,14 +42,14 @@ from pydicom.uid import (
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from node import log
+from node.access import MAXIMUM_OF_PEER
 from node.association import on_open
 from node.config import HEALTH_AE_TITLE, Peer, Settings
 from node.deliver import echo
 from node.journal import Journal
 from node.load import load
 from node.overview import Aside, asides, summaries
-from node.receive import Receiver, is_local
+from node.receive import Receiver
 from node.spool import Spool
 
 SUCCESS = 0x0000
@@ -75,19 +76,7 @@ class Running:
         return echo(Peer(ae_title="QSMNODE", host="127.0.0.1", port=self.port), "SCANNER") == ""
 
 
-@pytest.fixture
-def captured_log() -> Iterator[io.StringIO]:
-    """The log as it would be written, of our own lines and the libraries'."""
-    loggers = [logging.getLogger(name) for name in ("", "node", "pynetdicom", "pydicom")]
-    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
-    stream = io.StringIO()
-    log.configure(stream)
-    yield stream
-    logging.captureWarnings(False)
-    for logger, level, handlers in before:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
-
+SCANNER = Peer(ae_title="SCANNER", host="127.0.0.1", port=104)
 
 Start = Callable[..., Running]
 
@@ -96,9 +85,8 @@ Start = Callable[..., Running]
 def start(tmp_path: Path) -> Iterator[Start]:
     running: list[Running] = []
 
-    def go(min_free_bytes: int = 0) -> Running:
-        peer = Peer(ae_title="SCANNER", host="127.0.0.1", port=104)
-        settings = Settings(port=0, data_dir=tmp_path, peers={"scanner": peer})
+    def go(min_free_bytes: int = 0, peer: Peer = SCANNER, **settings_: Any) -> Running:
+        settings = Settings(port=0, data_dir=tmp_path, peers={"scanner": peer}, **settings_)
         spool = Spool(tmp_path / "spool", min_free_bytes)
         journal = Journal(tmp_path / "journal.sqlite")
         receiver = Receiver(settings, spool, journal)
@@ -224,6 +212,24 @@ def test_what_is_not_for_us_is_answered_success_and_counted(start: Start) -> Non
     assert counted == {f"{pydicom.uid.UID(uid).name} is not an MR image": (2, "SCANNER") for uid in classes}
     assert list(node.spool.folder.iterdir()) == []
     assert summaries(node.journal) == []
+
+
+def test_by_option_what_is_not_for_us_is_answered_with_a_failure(start: Start, tiny_study: list[Path]) -> None:
+    node = start(ignored="refuse")
+    assert store(node, other(CTImageStorage)) == [0x0122]
+    assert node.count("ignored") == 1
+    own = pydicom.dcmread(tiny_study[0])
+    own.ManufacturerModelName = "qsm-node"
+    assert store(node, own) == [SUCCESS]  # a failure would have it sent for ever
+    assert store(node, pydicom.dcmread(tiny_study[1])) == [SUCCESS]
+
+
+def test_by_option_what_is_not_for_us_is_not_negotiated(start: Start) -> None:
+    node = start(ignored="reject-context")
+    with association(node.port, [MRImageStorage, CTImageStorage, SIEMENS_NON_IMAGE]) as assoc:
+        assert [context.abstract_syntax for context in assoc.accepted_contexts] == [MRImageStorage]
+    with association(node.port, [MRImageStorage], JPEGBaseline8Bit) as assoc:
+        assert assoc.accepted_contexts == []
 
 
 def test_what_this_product_derived_is_recognised(start: Start, tiny_study: list[Path]) -> None:
@@ -416,7 +422,7 @@ def test_a_silent_association_outlives_the_quiet_time(start: Start) -> None:
     """Ended at 60 s, as the library has it, a scanner's pause would pass for the end of its study."""
     node = start()
     with association(node.port, [MRImageStorage]):
-        (served,) = node.receiver._server.active_associations
+        (served,) = node.receiver._open()
         assert served.network_timeout is not None
         assert served.network_timeout >= 3 * Settings().quiet_s
 
@@ -432,27 +438,48 @@ def test_strangers_are_refused_and_counted(start: Start) -> None:
     assert node.works()
 
 
+def test_who_cannot_be_decided_about_is_not_heard(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = start()
+    with monkeypatch.context() as patch:
+        patch.setattr("node.receive.denial", lambda *_: 1 / 0)
+        with association(node.port, [MRImageStorage]) as assoc:
+            assert assoc.is_rejected
+    assert node.works()
+
+
+def test_an_address_can_be_asked_for_too(start: Start) -> None:
+    node = start(peer=SCANNER.model_copy(update={"addresses": (ip_network("192.0.2.0/24"),)}))
+    with association(node.port, [MRImageStorage]) as assoc:
+        assert assoc.is_rejected
+    assert [aside.reason for aside in node.asides("rejected")] == [
+        "association refused: SCANNER is not heard from this address"
+    ]
+
+
+def test_a_peer_gets_so_many_associations_and_no_more(start: Start, eventually: Callable[..., None]) -> None:
+    node = start()
+    with contextlib.ExitStack() as opened:
+        taken = [opened.enter_context(association(node.port, [MRImageStorage])) for _ in range(MAXIMUM_OF_PEER)]
+        assert all(assoc.is_established for assoc in taken)
+        with association(node.port, [MRImageStorage]) as assoc:
+            assert assoc.is_rejected
+            assert assoc.acceptor.primitive is not None
+            assert assoc.acceptor.primitive.result == 2  # transient: the peer tries again
+        taken[0].release()
+        eventually(node.works, "another is heard again", 10)
+
+
+def test_ipv6(start: Start) -> None:
+    node = start(host="::1", peer=SCANNER.model_copy(update={"addresses": (ip_network("::1"),)}))
+    assert echo(Peer(ae_title="QSMNODE", host="::1", port=node.port), "SCANNER") == ""
+
+
 def test_the_health_check_may_echo_and_nothing_else(start: Start) -> None:
     node = start()
     assert echo(Peer(ae_title="QSMNODE", host="127.0.0.1", port=node.port), HEALTH_AE_TITLE) == ""
     with association(node.port, [MRImageStorage], calling=HEALTH_AE_TITLE) as assoc:
         assert assoc.accepted_contexts == []
     assert node.receiver.senders() == set()
-
-
-@pytest.mark.parametrize(
-    ("remote", "own", "local"),
-    [
-        ("127.0.0.1", "127.0.0.1", True),
-        ("127.8.8.8", "127.0.0.1", True),
-        ("::1", "::1", True),
-        ("10.0.0.7", "10.0.0.7", True),
-        ("10.0.0.8", "10.0.0.7", False),
-        ("2001:db8::8", "2001:db8::7", False),
-    ],
-)
-def test_who_is_on_this_machine(remote: str, own: str, local: bool) -> None:
-    assert is_local(remote, own) is local
 
 
 REQUEST = struct.pack(">BxL", 1, 200)
@@ -494,7 +521,7 @@ def test_who_has_an_association_open(start: Start, eventually: Callable[..., Non
     assert node.receiver.senders() == set()
     with association(node.port, [MRImageStorage]) as assoc:
         eventually(lambda: node.receiver.senders() == {"SCANNER"}, "the sender is seen")
-        (served,) = node.receiver._server.active_associations
+        (served,) = node.receiver._open()
         assert served.dul.socket is not None
         assert served.dul.socket.socket is not None
         assert served.dul.socket.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

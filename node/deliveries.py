@@ -1,0 +1,124 @@
+"""The journal's rows of what is to be sent: what is due, and what became of each object.
+
+::
+
+    pending -> delivered
+            -> stored -> committed     where the peer is asked for commitment
+                      -> pending       it did not commit: sent again
+            -> undeliverable
+
+Knows no network and decides nothing about trying again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+
+from node.database import Database
+from node.records import Attempt, Delivery
+
+LONGEST_PAUSE_S = 900.0
+LONGEST_WAIT_S = 6 * 3600.0
+"""Between attempts to send, and between requests for commitment. What says that it waits for longer was put off
+before the clock was set back: it is due."""
+_NOT_YET = "not committed yet: "
+
+
+class Deliveries:
+    """A part of the journal; any thread may call.
+
+    Parameters
+    ----------
+    clock
+        Seconds since the epoch.
+    """
+
+    def __init__(self, db: Database, clock: Callable[[], float]) -> None:
+        self._db = db
+        self._clock = clock
+
+    def waiting(self) -> list[str]:
+        """The destinations that something is due for."""
+        rows = self._db.rows(
+            "SELECT DISTINCT destination FROM delivery WHERE state = 'pending' "
+            "AND (next_try_at <= ?1 OR next_try_at > ?1 + ?2) ORDER BY destination",
+            self._clock(), LONGEST_PAUSE_S,
+        )  # fmt: skip
+        return [str(destination) for (destination,) in rows]
+
+    def due(self, destination: str | None = None) -> list[Delivery]:
+        """What is to be sent now, to one destination or to all; oldest first."""
+        return self._select(
+            "state = 'pending' AND (?1 IS NULL OR destination = ?1) AND (next_try_at <= ?2 OR next_try_at > ?2 + ?3)",
+            destination, self._clock(), LONGEST_PAUSE_S,
+        )  # fmt: skip
+
+    def enter(self, attempts: Iterable[Attempt]) -> None:
+        """Enter how attempts ended, in one transaction."""
+        now = self._clock()
+        with self._db.transaction() as db:
+            db.executemany(
+                "UPDATE delivery SET state = ?, sentence = ?, attempts = attempts + 1, next_try_at = ? WHERE id = ?",
+                [(a.state, a.sentence, now + a.retry_in_s, a.delivery.id) for a in attempts],
+            )
+
+    # --- storage commitment
+
+    def to_ask(self, destination: str) -> list[Delivery]:
+        """What the destination is to be asked to commit now, of the jobs of which nothing is on its way to it."""
+        return self._select(
+            "state = 'stored' AND destination = ?1 AND (next_try_at <= ?2 OR next_try_at > ?2 + ?3) AND job_id NOT IN"
+            " (SELECT job_id FROM delivery WHERE state = 'pending' AND destination = ?1 AND next_try_at <= ?2)",
+            destination, self._clock(), LONGEST_WAIT_S,
+        )  # fmt: skip
+
+    def asked(
+        self, deliveries: Iterable[Delivery], transaction_uid: str, again_in_s: float, problem: str = ""
+    ) -> None:
+        """The destination is asked for commitment, and will be again after a while without an answer.
+
+        A problem with that is told where the peer has not warned of the object itself.
+        """
+        again_at = self._clock() + again_in_s
+        told = f"{_NOT_YET}{problem}" if problem else ""
+        with self._db.transaction() as db:
+            db.executemany(
+                "UPDATE delivery SET transaction_uid = ?1, asked = asked + 1, next_try_at = ?2, sentence = CASE "
+                f"WHEN sentence = '' OR sentence LIKE '{_NOT_YET}%' THEN ?3 ELSE sentence END "
+                "WHERE id = ?4 AND state = 'stored'",
+                [(transaction_uid, again_at, told, d.id) for d in deliveries],
+            )
+
+    def uncommitted(self, destination: str, sop_instance_uids: Iterable[str]) -> list[Delivery]:
+        """Those of these objects whose commitment is waited for."""
+        return self._select(
+            "state = 'stored' AND destination = ?1 AND sop_instance_uid IN (SELECT value FROM json_each(?2))",
+            destination, json.dumps(list(sop_instance_uids)),
+        )  # fmt: skip
+
+    def committed(self, deliveries: Iterable[Delivery]) -> None:
+        """The destination has taken responsibility for these."""
+        with self._db.transaction() as db:
+            db.executemany(
+                "UPDATE delivery SET state = 'committed', sentence = CASE "
+                f"WHEN sentence LIKE '{_NOT_YET}%' THEN '' ELSE sentence END WHERE id = ? AND state = 'stored'",
+                [(d.id,) for d in deliveries],
+            )
+
+    def waive(self, still_asked: Iterable[str]) -> int:
+        """Wait for no commitment of other destinations than these; how many objects are delivered by that."""
+        with self._db.transaction() as db:
+            return db.execute(
+                "UPDATE delivery SET state = 'delivered' WHERE state = 'stored' "
+                "AND destination NOT IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(still_asked)),),
+            ).rowcount
+
+    def _select(self, which: str, *parameters: str | float | None) -> list[Delivery]:
+        rows = self._db.rows(
+            "SELECT id, job_id, destination, series, sop_class_uid, sop_instance_uid, path, sha256, attempts, "
+            f"queued_at, asked, transaction_uid FROM delivery WHERE {which} ORDER BY id",
+            *parameters,
+        )
+        return [Delivery(*row) for row in rows]
