@@ -4,7 +4,7 @@
     python -m benchmarks.site --acquisitions 200 --shape 256 256 72 --keep-gb 10    24 hours, compressed in time
 
 Turn-around is from the last C-STORE that was answered to the last derived object that was delivered; the quiet time
-is a part of it. Senders are DCMTK's storescu, four at a time; the PACS is DCMTK's storescp, which forgets what it takes.
+is a part of it. Senders are DCMTK's storescu, four at a time; the PACS is its storescp, which forgets what it takes.
 The data folder is below cache/. All run in a network of their own.
 """
 
