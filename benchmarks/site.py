@@ -75,7 +75,8 @@ def renamed(paths: Sequence[Path], number: int, folder: Path) -> Path:
 def running(name: str, command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A program, until the end."""
     with (FOLDER / f"{name}.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT)
+        kernels = {"NUMBA_CACHE_DIR": str(CACHE / "kernels")}
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT | kernels)
     try:
         yield process
     finally:
