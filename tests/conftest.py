@@ -32,6 +32,7 @@ PEERS = {
     **dict.fromkeys(("dcmcjpeg", "dcmconv", "dcmdump", "storescu"), "apt-get install dcmtk"),
     "ip": "apt-get install iproute2",
     "openssl": "apt-get install openssl",
+    "strace": "apt-get install strace",
 }
 SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
@@ -80,6 +81,18 @@ def _neighbour(name: str) -> ModuleType:
 def dicom_sets() -> ModuleType:
     """Builders of small scans as vendors write them: `tests/dicom_sets.py`."""
     return _neighbour("dicom_sets")
+
+
+@pytest.fixture(scope="session")
+def system_calls() -> ModuleType:
+    """What a program asked of the kernel: `tests/system_calls.py`."""
+    return _neighbour("system_calls")
+
+
+@pytest.fixture(scope="session")
+def crash_states() -> ModuleType:
+    """What a disk may hold after a loss of power: `tests/crash_states.py`."""
+    return _neighbour("crash_states")
 
 
 @pytest.fixture(scope="session")
