@@ -7,13 +7,14 @@ import io
 import logging
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -41,11 +42,14 @@ def find_peer(program: str) -> str:
     """Path of a peer program. Without it the test is skipped, or fails where CI=true."""
     found = shutil.which(program, path=SEARCH)
     if found is None:
-        reason = f"{program} is not installed: {PEERS.get(program, f'apt-get install {program}')}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        _lacks(f"{program} is not installed: {PEERS.get(program, f'apt-get install {program}')}")
     return found
+
+
+def _lacks(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture
@@ -90,9 +94,30 @@ def system_calls() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def crash_states() -> ModuleType:
-    """What a disk may hold after a loss of power: `tests/crash_states.py`."""
+def disk_model(system_calls: ModuleType) -> ModuleType:
+    """A file system that system calls are replayed on: `tests/disk_model.py`."""
+    del system_calls  # it imports it
+    return _neighbour("disk_model")
+
+
+@pytest.fixture(scope="session")
+def crash_states(disk_model: ModuleType) -> ModuleType:
+    """What a loss of power may leave: `tests/crash_states.py`."""
+    del disk_model
     return _neighbour("crash_states")
+
+
+@pytest.fixture(scope="session")
+def strace(system_calls: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of strace, where it may trace; elsewhere the test is skipped (CI=true: fails)."""
+    program = find_peer("strace")
+    command = system_calls.traced(
+        program, tmp_path_factory.mktemp("strace") / "trial.txt", [sys.executable, "-S", "-c", ""]
+    )
+    trial = subprocess.run(command, capture_output=True, text=True, check=False)
+    if trial.returncode:
+        _lacks(f"strace may not trace here: {trial.stderr.strip()}")
+    return program
 
 
 @pytest.fixture(scope="session")

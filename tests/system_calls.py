@@ -14,7 +14,7 @@ from pathlib import Path
 NAMES = ",".join((
     "open,openat,creat,mkdir,mkdirat,rmdir,unlink,unlinkat,rename,renameat,renameat2,link,linkat,symlink,symlinkat",
     "write,pwrite64,writev,pwritev,pwritev2,lseek,truncate,ftruncate,fallocate,mmap",
-    "copy_file_range,sendfile,splice,fsync,fdatasync,sync,syncfs,sendto,sendmsg,sendmmsg",
+    "copy_file_range,sendfile,splice,fsync,fdatasync,sync,syncfs,sendto,sendmsg",
 ))  # fmt: skip
 """What changes files or makes them durable, and what goes out to a peer."""
 
