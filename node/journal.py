@@ -77,37 +77,48 @@ class Journal:
         rows = self._db.rows("SELECT sha256 FROM instance WHERE sop_instance_uid = ?", sop_instance_uid)
         return str(rows[0][0]) if rows else None
 
-    def add(self, obj: Received) -> Literal["stored", "duplicate", "conflict"]:
-        """Enter a received object; its acquisition is open (again) from now.
+    def repeats(self, obj: Received) -> int | None:
+        """The acquisition that has this object: the same bytes, or none that differ where it matters (`content`)."""
+        rows = self._db.rows(
+            "SELECT acquisition_id FROM instance WHERE sop_instance_uid = ?1 "
+            "AND (sha256 = ?2 OR (content = ?3 AND content <> ''))",
+            obj.sop_instance_uid, obj.sha256, obj.content,
+        )  # fmt: skip
+        return int(rows[0][0]) if rows else None
+
+    def add(self, *objects: Received) -> list[Literal["stored", "duplicate", "conflict"]]:
+        """Enter received objects, in one transaction; their acquisitions are open (again) from now.
 
         An object that came before changes nothing. A UID that came before with other content is a conflict:
         the first stays, the second is counted aside.
         """
         now = self._clock()
         with self._db.transaction() as db:
-            before = self.seen(obj.sop_instance_uid)
-            if before == obj.sha256:
-                return "duplicate"
-            if before is not None:
-                reason = "an instance UID came again with other content or encoding: the first is used"
-                self._count(db, "conflict", reason, obj.sender, now)
-                return "conflict"
-            (acquisition,) = db.execute(
-                "INSERT INTO acquisition (key, study_uid, state, changed_at) VALUES (?, ?, 'receiving', ?) "
-                "ON CONFLICT DO UPDATE SET state = 'receiving', code = '', sentence = '', "
-                "changed_at = excluded.changed_at RETURNING id",
-                (obj.key, obj.study_uid, now),
-            ).fetchone()
-            db.execute(
-                "UPDATE job SET state = 'superseded', changed_at = ? "
-                "WHERE acquisition_id = ? AND state IN ('queued', 'running')",
-                (now, acquisition),
-            )
-            self._drop_notice(db, acquisition, now)
-            db.execute(
-                "INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?)",
-                (obj.sop_instance_uid, acquisition, obj.sha256, obj.sender, obj.header, now),
-            )
+            return [self._add(db, obj, now) for obj in objects]
+
+    def _add(self, db: sqlite3.Connection, obj: Received, now: float) -> Literal["stored", "duplicate", "conflict"]:
+        if self.repeats(obj) is not None:
+            return "duplicate"
+        if self.seen(obj.sop_instance_uid) is not None:
+            reason = "an instance UID came again with other content or encoding: the first is used"
+            self._count(db, "conflict", reason, obj.sender, now)
+            return "conflict"
+        (acquisition,) = db.execute(
+            "INSERT INTO acquisition (key, study_uid, state, changed_at) VALUES (?, ?, 'receiving', ?) "
+            "ON CONFLICT DO UPDATE SET state = 'receiving', code = '', sentence = '', "
+            "changed_at = excluded.changed_at RETURNING id",
+            (obj.key, obj.study_uid, now),
+        ).fetchone()
+        db.execute(
+            "UPDATE job SET state = 'superseded', changed_at = ? "
+            "WHERE acquisition_id = ? AND state IN ('queued', 'running')",
+            (now, acquisition),
+        )
+        self._drop_notice(db, acquisition, now)
+        db.execute(
+            "INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (obj.sop_instance_uid, acquisition, obj.sha256, obj.sender, obj.header, now, obj.content),
+        )
         return "stored"
 
     def count(self, kind: Literal["ignored", "rejected"], reason: str, sender: str) -> None:

@@ -8,6 +8,7 @@ what is left has to know everything that was answered with Success until then.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -31,7 +32,7 @@ from node.config import Peer, Settings
 from node.jobs import InlineWorker
 from node.journal import Journal
 from node.service import Node
-from node.spool import Spool, digest
+from node.spool import Spool
 
 SOAK = os.environ.get("QSM_NODE_SOAK") == "1"
 EVERY, SCATTERED, RESUMED = (1, 4, (10, 30)) if SOAK else (8, 1, (2, 3))
@@ -42,8 +43,8 @@ PACS = '[peers.pacs]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {port}\n'
 SERVE = "from node.cli import main\nif __name__ == '__main__': main()\n"
 UNSYNCED = """
 import os
-fsync, of = os.fsync, lambda fd: os.readlink(f"/proc/self/fd/{fd}")
-os.fsync = lambda fd: None if WHICH else fsync(fd)
+{call}, of = os.{call}, lambda fd: os.readlink(f"/proc/self/fd/{{fd}}")
+os.{call} = lambda fd: None if {which} else {call}(fd)
 """
 UNSAFE = """
 from node.database import Database
@@ -54,11 +55,12 @@ def opens(self, path):
 Database.__init__ = opens
 """
 FORGETFUL = {
-    "its object is damaged": UNSYNCED.replace("WHICH", "'/spool/' in of(fd)"),
-    "its object is missing": UNSYNCED.replace("WHICH", "of(fd).endswith('/spool')"),
-    "answered, and not in the journal": UNSAFE,
+    "objects are not synchronised": UNSYNCED.format(call="fdatasync", which="True"),
+    "names in the inbox are not": UNSYNCED.format(call="fsync", which="of(fd).endswith('/inbox')"),
+    "names in the spool are not": UNSYNCED.format(call="fsync", which="of(fd).endswith('/spool')"),
+    "the journal is not": UNSAFE,
 }
-"""How nodes begin that answer too early, and what is found."""
+"""How nodes begin that answer, or clear their inbox, too early."""
 
 
 # --------------------------------------------------------------------------------------------------- recording
@@ -117,8 +119,9 @@ class Traced:
 
 @contextlib.contextmanager
 def opened(settings: Settings) -> Iterator[Journal]:
-    """The journal of a node that starts with these settings, as soon as it would listen."""
+    """The journal of a node that starts with these settings, when it has entered what waited; it does not listen."""
     node = Node(settings, InlineWorker)
+    node._spawn_reader = InlineWorker
     node._lock = node._take_data_dir()
     try:
         node._open()
@@ -126,6 +129,7 @@ def opened(settings: Settings) -> Iterator[Journal]:
         os.close(node._lock)
         raise
     try:
+        node._indexer.step()
         yield node.journal
     finally:
         node._close()
@@ -148,11 +152,15 @@ def problems(settings: Settings, answered: frozenset[str]) -> list[str]:
             found.append(f"{uid}: its object is missing")
     for path, sha256 in results:
         try:
-            if digest((data / path).read_bytes()) != sha256:
+            if _sha256((data / path).read_bytes()) != sha256:
                 found.append(f"{path}: damaged")
         except FileNotFoundError:
             found.append(f"{path}: missing")
     return found
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 @cache
@@ -161,7 +169,7 @@ def _identity(content: bytes) -> tuple[str, str]:
     try:
         ds = pydicom.dcmread(BytesIO(content))
         start = 144 + int.from_bytes(content[140:144], "little")
-        return str(ds.SOPInstanceUID), digest(content[start:])
+        return str(ds.SOPInstanceUID), _sha256(content[start:])
     except (pydicom.errors.InvalidDicomError, AttributeError):
         return "", ""
 
@@ -202,25 +210,27 @@ def in_memory() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.parametrize("problem", FORGETFUL)
-def test_a_node_that_answers_too_early_is_caught(
+@pytest.mark.parametrize("what", FORGETFUL)
+def test_a_node_that_forgets_to_synchronise_is_caught(
     strace: str,
     system_calls: ModuleType,
     crash_states: ModuleType,
     tmp_path: Path,
     in_memory: Path,
     tiny_study: list[Path],
-    problem: str,
+    eventually: Callable[..., None],
+    what: str,
 ) -> None:
     traced = Traced(strace, system_calls, tmp_path, SCANNER)
-    with traced.running(FORGETFUL[problem]) as port:
+    with traced.running(FORGETFUL[what]) as port:
         loopback.send(tiny_study[:4], port, "QSMNODE")
+        eventually(lambda: not any(path.stat().st_size for path in traced.data.glob("inbox/*")), "all is entered")
     disk = crash_states.Disk(traced.disk)
     examination = Examination(crash_states.Replica(in_memory))
-    for what, answered in crash_states.moments(disk, traced.recorded()):
-        if what == "answer":
-            examination.look(disk.state(crash_states.dropped), answered, what)
-    assert {found.split(": ")[-1] for found in examination.found} == {problem}
+    for _, answered in crash_states.moments(disk, traced.recorded()):
+        for choose in crash_states.choices(0, 0):
+            examination.look(disk.state(choose), answered, what)
+    assert examination.found
 
 
 @pytest.mark.timeout(0 if SOAK else 300)
