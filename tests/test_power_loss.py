@@ -17,12 +17,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from datetime import datetime
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pydicom
 import pytest
@@ -117,11 +118,26 @@ class Traced:
 # ---------------------------------------------------------------------------------------------------- checking
 
 
+class Remembering(InlineWorker):
+    """Reads a header once: what is found depends on the bytes of the file alone."""
+
+    _found: ClassVar[dict[bytes, Any]] = {}
+
+    def submit(self, fn: Callable[..., Any], files: Any, site: Any) -> Future[Any]:  # type: ignore[override]
+        contents = [path.read_bytes() for path, _ in files]
+        for file, content in zip(files, contents, strict=True):
+            if content not in self._found:
+                (self._found[content],) = fn([file], site)
+        future: Future[Any] = Future()
+        future.set_result([self._found[content] for content in contents])
+        return future
+
+
 @contextlib.contextmanager
 def opened(settings: Settings) -> Iterator[Journal]:
     """The journal of a node that starts with these settings, when it has entered what waited; it does not listen."""
     node = Node(settings, InlineWorker)
-    node._spawn_reader = InlineWorker
+    node._spawn_reader = Remembering
     node._lock = node._take_data_dir()
     try:
         node._open()
