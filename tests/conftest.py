@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -88,36 +89,22 @@ def dicom_sets() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def system_calls() -> ModuleType:
-    """What a program asked of the kernel: `tests/system_calls.py`."""
-    return _neighbour("system_calls")
-
-
-@pytest.fixture(scope="session")
-def disk_model(system_calls: ModuleType) -> ModuleType:
-    """A file system that system calls are replayed on: `tests/disk_model.py`."""
-    del system_calls  # it imports it
-    return _neighbour("disk_model")
-
-
-@pytest.fixture(scope="session")
-def crash_states(disk_model: ModuleType) -> ModuleType:
-    """What a loss of power may leave: `tests/crash_states.py`."""
-    del disk_model
+def crash_states() -> ModuleType:
+    """What a loss of power may leave: `tests/crash_states.py`, on `disk_model.py` and `system_calls.py`."""
+    _neighbour("system_calls")
+    _neighbour("disk_model")
     return _neighbour("crash_states")
 
 
 @pytest.fixture(scope="session")
-def strace(system_calls: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Path of strace, where it may trace; elsewhere the test is skipped (CI=true: fails)."""
-    program = find_peer("strace")
-    command = system_calls.traced(
-        program, tmp_path_factory.mktemp("strace") / "trial.txt", [sys.executable, "-S", "-c", ""]
-    )
-    trial = subprocess.run(command, capture_output=True, text=True, check=False)
-    if trial.returncode:
-        _lacks(f"strace may not trace here: {trial.stderr.strip()}")
-    return program
+def strace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, Sequence[str]], list[str]]:
+    """``strace(output, program)`` is the command that traces a program; skips where that is not permitted."""
+    command = partial(_neighbour("system_calls").traced, find_peer("strace"))
+    trial = command(tmp_path_factory.mktemp("strace") / "trial.txt", [sys.executable, "-S", "-c", ""])
+    ended = subprocess.run(trial, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        _lacks(f"strace may not trace here: {ended.stderr.strip()}")
+    return command
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from disk_model import SECTOR, SIZE, Choose, Disk, Node, State, Values
-from system_calls import Call
+from system_calls import Call, calls
 
 
 def dropped(_node: Node, _before: Values, _change: Values) -> Values:
@@ -51,7 +51,7 @@ def scattered(seed: int) -> Choose:
 
 
 def choices(seed: int, scattered_ones: int) -> list[Choose]:
-    """All of these: nothing, everything, names or bytes alone, and so many random parts."""
+    """Nothing, everything, names or bytes alone, and so many random parts."""
     return [dropped, applied, names_early, names_late, *(scattered(seed + k) for k in range(scattered_ones))]
 
 
@@ -99,25 +99,33 @@ class Answers:
             self.instances.add(elements[0x1000].rstrip(b"\0 ").decode())
 
 
-def moments(disk: Disk, calls: Iterable[Call]) -> Iterator[tuple[str, frozenset[str]]]:
-    """Replay the calls: after each that changed the disk and each answer, what it was and who was answered.
+class Replay:
+    """What a traced program did to a folder that was empty, call by call.
 
-    An answer counts from the begin of the call that sends it, a change from the end.
+    An iteration replays it once. It stops after each call that changed the disk and each answer, and says which it
+    was and who is answered; `disk` is as it was then. An answer counts from the begin of the call that sends it, a
+    change from the end.
     """
-    answers, answered = Answers(), frozenset[str]()
-    sends = {"sendto", "sendmsg", "write", "writev"}
 
-    def socket_of(call: Call) -> str:
-        path = call.descriptor(0).path if call.name in sends else ""
-        return path if path.startswith("socket:") else ""
+    def __init__(self, trace: Path, folder: Path) -> None:
+        self.calls = sorted(calls(trace, folder), key=lambda call: call.begun if _socket(call) else call.ended)
+        self.disk = Disk(folder)
 
-    for call in sorted(calls, key=lambda call: call.begun if socket_of(call) else call.ended):
-        if connection := socket_of(call):
-            if answers.hear(connection, call.data(1)[: call.result]):
-                answered = frozenset(answers.instances)
-                yield "answer", answered
-        elif disk.apply(call):
-            yield call.name, answered
+    def __iter__(self) -> Iterator[tuple[str, frozenset[str]]]:
+        answers, answered = Answers(), frozenset[str]()
+        for call in self.calls:
+            if connection := _socket(call):
+                if answers.hear(connection, call.data(1)[: call.result]):
+                    answered = frozenset(answers.instances)
+                    yield "answer", answered
+            elif self.disk.apply(call):
+                yield call.name, answered
+
+
+def _socket(call: Call) -> str:
+    """The socket that a call sends to."""
+    path = call.descriptor(0).path if call.name in {"sendto", "sendmsg", "write", "writev"} else ""
+    return path if path.startswith("socket:") else ""
 
 
 class Replica:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -65,20 +65,19 @@ one.sendall(b"\x04\0" + len(values).to_bytes(4, "big") + values)
 
 @pytest.fixture
 def left_by(
-    strace: str, system_calls: ModuleType, crash_states: ModuleType, tmp_path: Path
+    strace: Callable[[Path, Sequence[str]], list[str]], crash_states: ModuleType, tmp_path: Path
 ) -> Callable[[str], list[bytes | None]]:
     """``left_by(steps)`` is what may be left of the object when `PROGRAM` has taken these steps and answered."""
 
     def left(steps: str) -> list[bytes | None]:
-        folder, output = tmp_path / "disk", tmp_path / "calls.txt"
+        folder, trace = tmp_path / "disk", tmp_path / "trace.txt"
         folder.mkdir()
         program = [sys.executable, "-S", "-c", PROGRAM.format(steps=steps)]
-        subprocess.run(system_calls.traced(strace, output, program), cwd=folder, check=True)
-        disk = crash_states.Disk(folder)
-        *_, last = crash_states.moments(disk, list(system_calls.calls(output, folder)))
-        assert last == ("answer", {"1.2"})
-        assert disk.state(crash_states.applied) == crash_states.held(folder)
-        return [disk.state(choose).get("object") for choose in crash_states.choices(0, 200)]
+        subprocess.run(strace(trace, program), cwd=folder, check=True)
+        replay = crash_states.Replay(trace, folder)
+        assert list(replay)[-1] == ("answer", {"1.2"})
+        assert replay.disk.state(crash_states.applied) == crash_states.held(folder)
+        return [replay.disk.state(choose).get("object") for choose in crash_states.choices(0, 200)]
 
     return left
 

@@ -70,13 +70,12 @@ FORGETFUL = {
 class Traced:
     """``qsm-node serve`` under strace, several times one after the other over one data folder."""
 
-    def __init__(self, strace: str, calls: ModuleType, folder: Path, peers: str = "") -> None:
-        self._strace, self._calls = strace, calls
-        self.disk = folder / "disk"
+    def __init__(self, strace: Callable[[Path, Sequence[str]], list[str]], folder: Path, peers: str) -> None:
+        self._strace = strace
+        self.disk, self.trace = folder / "disk", folder / "trace.txt"
         self.disk.mkdir(parents=True)
         self.data = self.disk / "data"
-        self._config, self._log, self._output = folder / "node.toml", folder / "log.jsonl", folder / "calls.txt"
-        self._script = folder / "serve.py"
+        self._config, self._log, self._script = folder / "node.toml", folder / "log.jsonl", folder / "serve.py"
         self._config.write_text(f'port = 0\nquiet_s = 1\ndata_dir = "{self.data}"\n{peers}')
 
     @contextlib.contextmanager
@@ -84,15 +83,15 @@ class Traced:
         """A node, that begins with these statements, as long as the block lasts; its port."""
         self._script.write_text(f"{start}\n{SERVE}")
         self._log.write_text("")
-        before = self._output.stat().st_size if self._output.exists() else 0
+        before = self.trace.stat().st_size if self.trace.exists() else 0
         program = [sys.executable, str(self._script), "serve", "--config", str(self._config)]
         with self._log.open("a") as log:
-            process = subprocess.Popen(self._calls.traced(self._strace, self._output, program), stderr=log)
+            process = subprocess.Popen(self._strace(self.trace, program), stderr=log)
         try:
             yield self._port(process)
         finally:
             if process.poll() is None:
-                with self._output.open() as output:
+                with self.trace.open() as output:
                     output.seek(before)
                     os.kill(int(output.readline().split()[0]), signal.SIGTERM)
             assert process.wait(30) == 0, self._log.read_text()
@@ -110,9 +109,9 @@ class Traced:
         lines = [json.loads(line) for line in self._log.read_text().splitlines() if line.endswith("}")]
         return [line for line in lines if line["event"] == name]
 
-    def recorded(self) -> list[Any]:
-        """The calls so far."""
-        return list(self._calls.calls(self._output, self.disk))
+    def receiving(self) -> bool:
+        """Whether anything is in the inbox."""
+        return any(path.stat().st_size for path in self.data.glob("inbox/*"))
 
 
 # ---------------------------------------------------------------------------------------------------- checking
@@ -228,8 +227,7 @@ def in_memory() -> Iterator[Path]:
 
 @pytest.mark.parametrize("what", FORGETFUL)
 def test_a_node_that_forgets_to_synchronise_is_caught(
-    strace: str,
-    system_calls: ModuleType,
+    strace: Callable[[Path, Sequence[str]], list[str]],
     crash_states: ModuleType,
     tmp_path: Path,
     in_memory: Path,
@@ -237,22 +235,21 @@ def test_a_node_that_forgets_to_synchronise_is_caught(
     eventually: Callable[..., None],
     what: str,
 ) -> None:
-    traced = Traced(strace, system_calls, tmp_path, SCANNER)
+    traced = Traced(strace, tmp_path, SCANNER)
     with traced.running(FORGETFUL[what]) as port:
         loopback.send(tiny_study[:4], port, "QSMNODE")
-        eventually(lambda: not any(path.stat().st_size for path in traced.data.glob("inbox/*")), "all is entered")
-    disk = crash_states.Disk(traced.disk)
+        eventually(lambda: not traced.receiving(), "all is entered")
+    replay = crash_states.Replay(traced.trace, traced.disk)
     examination = Examination(crash_states.Replica(in_memory))
-    for _, answered in crash_states.moments(disk, traced.recorded()):
+    for _, answered in replay:
         for choose in crash_states.choices(0, 0):
-            examination.look(disk.state(choose), answered, what)
+            examination.look(replay.disk.state(choose), answered, what)
     assert examination.found
 
 
 @pytest.mark.timeout(0 if SOAK else 300)
 def test_a_loss_of_power_at_any_moment_loses_nothing(
-    strace: str,
-    system_calls: ModuleType,
+    strace: Callable[[Path, Sequence[str]], list[str]],
     crash_states: ModuleType,
     tmp_path: Path,
     in_memory: Path,
@@ -266,32 +263,32 @@ def test_a_loss_of_power_at_any_moment_loses_nothing(
     bytes that it got without a loss of power.
     """
     with loopback.Pacs(tmp_path / "pacs") as pacs:
-        traced = Traced(
-            strace, system_calls, tmp_path, f'deliver_to = ["pacs"]\n{SCANNER}{PACS.format(port=pacs.port)}'
-        )
+        traced = Traced(strace, tmp_path, f'deliver_to = ["pacs"]\n{SCANNER}{PACS.format(port=pacs.port)}')
         with traced.running() as port:
-            loopback.send(tiny_study[:48], port, "QSMNODE")
+            loopback.send(tiny_study[:32], port, "QSMNODE")
+            eventually(lambda: not traced.receiving(), "all is entered")
+            loopback.send(tiny_study[32:48], port, "QSMNODE")
         with traced.running() as port:
             loopback.send(tiny_study[48:], port, "QSMNODE")
             eventually(lambda: sum(e["objects"] for e in traced.events("delivered")) == 32, "all is delivered", 120)
         whole = stored(pacs)
     assert len(whole) == 32
 
-    calls, disk = traced.recorded(), crash_states.Disk(traced.disk)
+    replay = crash_states.Replay(traced.trace, traced.disk)
     examination = Examination(crash_states.Replica(in_memory))
     lost: dict[bool, list[tuple[dict[str, bytes | None], frozenset[str]]]] = {False: [], True: []}
-    for number, (what, answered) in enumerate(crash_states.moments(disk, calls)):
+    for number, (what, answered) in enumerate(replay):
         thorough = number % EVERY == 0
         some = crash_states.choices(number * SCATTERED, SCATTERED) if thorough else [crash_states.dropped]
         for k, choose in enumerate(some):
-            state = disk.state(choose)
+            state = replay.disk.state(choose)
             examination.look(state, answered, f"moment {number}, after {what}, choice {k}")
         if thorough:
             lost[len(answered) == len(tiny_study)].append((state, answered))
     assert examination.found == []
     assert answered == {str(pydicom.dcmread(path).SOPInstanceUID) for path in tiny_study}
-    assert disk.state(crash_states.applied) == crash_states.held(traced.disk), "the model is not what the disk is"
-    print(f"{len(calls)} calls, {number + 1} moments, {len(examination)} states, {len(answered)} answered")
+    assert replay.disk.state(crash_states.applied) == crash_states.held(traced.disk), "the model is not the disk"
+    print(f"{len(replay.calls)} calls, {number + 1} moments, {len(examination)} states, {len(answered)} answered")
 
     with opened(Settings(data_dir=traced.data)) as journal:
         ((derived_at,),) = journal.query("SELECT derived_at FROM job")
