@@ -37,8 +37,8 @@ from node.spool import Spool
 
 SOAK = os.environ.get("QSM_NODE_SOAK") == "1"
 EVERY, SCATTERED, RESUMED = (1, 4, (10, 30)) if SOAK else (8, 1, (2, 3))
-"""At every moment it is looked at what is left if nothing is that was not made safe; at every so manyth at all
-choices, so many of them random. So often before the last answer and after it a node goes on with what is left."""
+"""Every so manyth moment is looked at in all choices of `crash_states`, so many of them random; every other one as if
+all was lost that was not made safe. So often before the last answer, and after it, a node goes on with what is left."""
 SCANNER = '[peers.scanner]\nae_title = "SCANNER"\nhost = "127.0.0.1"\nport = 1\n'
 PACS = '[peers.pacs]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {port}\n'
 SERVE = "from node.cli import main\nif __name__ == '__main__': main()\n"
@@ -94,7 +94,7 @@ class Traced:
                 with self.trace.open() as output:
                     output.seek(before)
                     os.kill(int(output.readline().split()[0]), signal.SIGTERM)
-            assert process.wait(30) == 0, self._log.read_text()
+            assert process.wait(60) == 0, self._log.read_text()
 
     def _port(self, process: subprocess.Popen[bytes]) -> int:
         deadline = time.monotonic() + 60
@@ -111,7 +111,10 @@ class Traced:
 
     def receiving(self) -> bool:
         """Whether anything is in the inbox."""
-        return any(path.stat().st_size for path in self.data.glob("inbox/*"))
+        try:
+            return any(path.stat().st_size for path in self.data.glob("inbox/*"))
+        except FileNotFoundError:  # it was entered just now
+            return True
 
 
 # ---------------------------------------------------------------------------------------------------- checking
