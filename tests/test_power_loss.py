@@ -37,8 +37,9 @@ from node.spool import Spool
 
 SOAK = os.environ.get("QSM_NODE_SOAK") == "1"
 EVERY, SCATTERED, RESUMED = (1, 4, (10, 30)) if SOAK else (8, 1, (2, 3))
-"""Every so manyth moment is looked at in all choices of `crash_states`, so many of them random; every other one as if
-all was lost that was not made safe. So often before the last answer, and after it, a node goes on with what is left."""
+"""At every so manyth moment all choices of `crash_states` are looked at, so many of them random; at the others, that
+all is lost that was not made safe. So often before the last answer, and after it, a node goes on with what is left.
+"""
 SCANNER = '[peers.scanner]\nae_title = "SCANNER"\nhost = "127.0.0.1"\nport = 1\n'
 PACS = '[peers.pacs]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {port}\n'
 SERVE = "from node.cli import main\nif __name__ == '__main__': main()\n"
