@@ -36,7 +36,7 @@ from phantoms.scanner import Vendor, write_dicom
 IMAGES, SENDERS = 200, 4
 TITLE, SENDER = "RECEIVER", "SENDER"
 PDU = "131072"
-SHAPE = (512, 512, 13)
+SHAPE = (512, 512, 25)
 ENVIRONMENT = os.environ | {"TCP_NODELAY": "1", "PATH": f"/usr/bin:/usr/sbin:{os.environ.get('PATH', '')}"}
 
 
@@ -164,7 +164,7 @@ def free_port() -> int:
 def _cpu_s(pid: int) -> float:
     """Of a process and of its children that have ended; of living children too."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    children = [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") + sum(_cpu_s(int(child)) for child in children)
 
 

@@ -79,7 +79,8 @@ class Indexer:
         return frozenset(sealed.sender for sealed in self._waiting.copy())
 
     def step(self) -> None:
-        """Enter all that waits."""
+        """Enter all that waits, and write what was counted."""
+        self._journal.tally()
         while not self._ending and self._waiting:
             self._read = self._read or self._examined(list(islice(self._waiting, BATCH)))
             if not self._read:

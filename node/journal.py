@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -35,6 +36,7 @@ from node.records import Gathering, Job, Notice, Received, Result, Settled, Stop
 
 _SAME_STUDY = "(SELECT id FROM acquisition WHERE study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))"
 _NOTICE = TypeAdapter(Notice)
+Aside = Literal["ignored", "rejected", "conflict"]
 
 
 class Journal:
@@ -63,11 +65,14 @@ class Journal:
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._db = Database(path)
+        self._tallying = threading.Lock()
+        self._counted: dict[tuple[Aside, str, str], tuple[int, float]] = {}
         self.deliveries = Deliveries(self._db, clock)
         self.keeping = Keeping(self._db, clock)
 
     def close(self) -> None:
         """Close the file. Nothing else may be called afterwards."""
+        self.tally()
         self._db.close()
 
     # --- receiving
@@ -101,7 +106,7 @@ class Journal:
             return "duplicate"
         if self.seen(obj.sop_instance_uid) is not None:
             reason = "an instance UID came again with other content or encoding: the first is used"
-            self._count(db, "conflict", reason, obj.sender, now)
+            self.count("conflict", reason, obj.sender)
             return "conflict"
         (acquisition,) = db.execute(
             "INSERT INTO acquisition (key, study_uid, state, changed_at) VALUES (?, ?, 'receiving', ?) "
@@ -121,18 +126,23 @@ class Journal:
         )
         return "stored"
 
-    def count(self, kind: Literal["ignored", "rejected"], reason: str, sender: str) -> None:
-        """Count an object that is not taken: ignored (not for us) or rejected (unusable)."""
-        with self._db.transaction() as db:
-            self._count(db, kind, reason, sender, self._clock())
+    def count(self, kind: Aside, reason: str, sender: str) -> None:
+        """Count an object that is not taken: ignored (not for us) or rejected (unusable). On disk after `tally`."""
+        with self._tallying:
+            count, _ = self._counted.get((kind, reason, sender), (0, 0.0))
+            self._counted[kind, reason, sender] = (count + 1, self._clock())
 
-    @staticmethod
-    def _count(db: sqlite3.Connection, kind: str, reason: str, sender: str, now: float) -> None:
-        db.execute(
-            "INSERT INTO aside VALUES (?, ?, ?, 1, ?) "
-            "ON CONFLICT DO UPDATE SET count = count + 1, last_at = excluded.last_at",
-            (kind, reason, sender, now),
-        )
+    def tally(self) -> None:
+        """Write what was counted: not at every count, since whoever knocks at a port can bring one about."""
+        with self._tallying:
+            counted, self._counted = self._counted, {}
+        if counted:
+            with self._db.transaction() as db:
+                db.executemany(
+                    "INSERT INTO aside VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+                    "SET count = count + excluded.count, last_at = excluded.last_at",
+                    [(*aside, count, last_at) for aside, (count, last_at) in counted.items()],
+                )
 
     # --- assembling
 
@@ -396,4 +406,5 @@ class Journal:
 
     def query(self, sql: str, *parameters: Any) -> list[Any]:
         """Rows of a SELECT, for those who only look."""
+        self.tally()
         return self._db.rows(sql, *parameters)

@@ -521,7 +521,7 @@ def test_bytes_that_are_not_dicom_are_counted_and_the_node_goes_on(
             with contextlib.suppress(ConnectionResetError):
                 while connection.recv(4096):
                     pass
-        eventually(lambda n=number: node.count("rejected") == n, f"{sent[:20]!r} is counted", 10)
+        eventually(lambda n=number: node.count("rejected") == n, f"{sent[:20]!r} is counted", 30)
     assert {aside.sender for aside in node.asides("rejected")} == {"127.0.0.1"}
     assert all("DICOM message" in aside.reason for aside in node.asides("rejected"))
     assert node.works()
