@@ -83,6 +83,12 @@ def dicom_sets() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def bad_peer() -> ModuleType:
+    """A PACS that does what it should not: `tests/bad_peer.py`."""
+    return _neighbour("bad_peer")
+
+
+@pytest.fixture(scope="session")
 def new_authority(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """``new_authority("name")`` is an `Authority` of `tests/authority.py`, that issues certificates."""
     openssl, made = find_peer("openssl"), _neighbour("authority")
