@@ -387,16 +387,21 @@ class Laws(RuleBasedStateMachine):
     def after_the_longest_pause_everything_is_due(self, jump: float) -> None:
         """However the clock jumped before."""
         self.now += jump
-        due = {delivery.id for delivery in self.journal.deliveries.due()}
         pending = {id_ for id_, row in self.before["delivery"].items() if row["state"] == "pending"}
-        queued = self.any("job", "queued")
-        job = self.do("lease", lambda journal: journal.lease())
+        queued = {id_ for id_, row in self.before["job"].items() if row["state"] == "queued"}
+        due, ready = self._due()
         self.now += LONGEST_PAUSE_S
-        assert due | {delivery.id for delivery in self.journal.deliveries.due()} == pending
-        job = job or self.do("lease", lambda journal: journal.lease())
-        assert bool(job) == queued
-        if job:
+        later, then_ready = self._due()
+        assert due | later == pending
+        assert ready | then_ready == queued
+
+    def _due(self) -> tuple[set[int], set[int]]:
+        """Deliveries that are due, and the jobs that can be leased, all of them."""
+        leased: set[int] = set()
+        while job := self.do("lease", lambda journal: journal.lease()):
             self.leased[job.id] = job
+            leased.add(job.id)
+        return {delivery.id for delivery in self.journal.deliveries.due()}, leased
 
     @rule()
     def the_process_is_killed(self) -> None:
