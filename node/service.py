@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import ssl
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -99,6 +100,9 @@ class Node:
         self._lock = self._take_data_dir()
         try:
             self._open()
+        except (OSError, sqlite3.OperationalError) as error:
+            os.close(self._lock)
+            raise CannotStart(f"data_dir {self.settings.data_dir}: {error}") from error
         except BaseException:
             os.close(self._lock)
             raise

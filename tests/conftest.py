@@ -32,6 +32,7 @@ PEERS = {
     **dict.fromkeys(("dcmcjpeg", "dcmconv", "dcmdump", "storescu"), "apt-get install dcmtk"),
     "ip": "apt-get install iproute2",
     "openssl": "apt-get install openssl",
+    "unshare": "apt-get install util-linux",
 }
 SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 

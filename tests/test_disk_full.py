@@ -1,4 +1,4 @@
-"""A full disk: honest answers, nothing half there, nothing given up, and all goes on by itself once there is space."""
+"""A full disk: honest answers, nothing half there, nothing given up, and all goes on by itself with new space."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pydicom
@@ -22,7 +22,7 @@ import pytest
 from pydicom.uid import MRImageStorage
 from pynetdicom import AE, evt
 
-from node import derive, lanes, loopback
+from node import derive, lanes, loopback, service
 from node.association import on_open
 from node.cleaning import Cleaner
 from node.config import Peer, Settings
@@ -238,3 +238,164 @@ def test_cleaning_that_the_journal_cannot_enter_leaves_the_images(
     assert {path.name for path in site.spool.folder.iterdir()} == {"sha1.dcm", "sha2.dcm", "sha3.dcm"}
     cleaner.step()
     assert not list(site.spool.folder.iterdir())
+
+
+# ----------------------------------------------------------------------------------------------------- starting
+
+
+@pytest.mark.parametrize("error", [FULL, JOURNAL_FULL])
+def test_a_node_that_finds_no_space_at_its_start_says_so_and_lets_go(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(port=0, data_dir=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "Journal", failing(1, error, Journal))
+        with pytest.raises(service.CannotStart, match=rf"data_dir {tmp_path}: .*(No space left|disk is full)"):
+            service.Node(settings).start()
+    service.Node(settings).start().stop()
+
+
+# --------------------------------------------------------------------------------------- a real disk of 16 MB
+
+SERVE = """
+import node.loops
+from node.cli import main
+
+if __name__ == "__main__":
+    node.loops.FULL_RETRY_S = 1.0
+    main()
+"""
+MOUNT = 'mount -t tmpfs -o size=16m tmpfs "$0" && exec "$@"'
+
+
+class Small:
+    """`qsm-node serve` whose data folder is a file system of its own, of 16 MB, which no other process sees."""
+
+    def __init__(self, folder: Path, unshare: str, pacs: loopback.Pacs, min_free_gb: float) -> None:
+        self.folder, self.pacs = folder, pacs
+        data, config, script = folder / "data", folder / "node.toml", folder / "serve.py"
+        data.mkdir()
+        script.write_text(SERVE)
+        config.write_text(
+            f'port = 0\nquiet_s = 1\nmin_free_gb = {min_free_gb}\nkeep_gb = 1\ndata_dir = "{data}"\n'
+            f'deliver_to = ["pacs"]\n[peers.scanner]\nae_title = "SCANNER"\n'
+            f'[peers.pacs]\nae_title = "{pacs.ae_title}"\nhost = "127.0.0.1"\nport = {pacs.port}\n'
+        )
+        self.log = folder / "log.jsonl"
+        command = [unshare, "--mount", "--map-root-user", "sh", "-c", MOUNT, str(data)]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, sys.executable, str(script), "serve", "--config", str(config)], stderr=log
+            )
+        self.data = Path(f"/proc/{self.process.pid}/root{data}")
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Log lines of this name."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.endswith("}")]
+        return [line for line in lines if name in line["event"]]
+
+    def fill(self, leave: int = 0) -> None:
+        """Leave so many bytes."""
+        with (self.data / "ballast").open("wb") as ballast:
+            free = os.statvfs(self.data)
+            with suppress(OSError):
+                ballast.write(bytes(max(free.f_bavail * free.f_frsize - leave, 0)))
+
+    def free(self) -> None:
+        """Undo `fill`."""
+        (self.data / "ballast").unlink()
+
+    def send(self, datasets: Sequence[pydicom.Dataset]) -> list[int]:
+        """The answers."""
+        ae = AE("SCANNER")
+        ae.add_requested_context(MRImageStorage)
+        port = self.events("node started")[0]["port"]
+        assoc = ae.associate("127.0.0.1", port, ae_title="QSMNODE", evt_handlers=[(evt.EVT_CONN_OPEN, on_open)])
+        statuses = [assoc.send_c_store(ds).Status for ds in datasets]
+        assoc.release()
+        return statuses
+
+    def stop(self) -> None:
+        """End it; then its journal is whole, and no object is half there."""
+        folder = os.open(self.data, os.O_RDONLY | os.O_DIRECTORY)  # outlives the name space
+        try:
+            self.process.terminate()
+            assert self.process.wait(30) == 0, self.log.read_text()
+            data = Path(f"/proc/self/fd/{folder}")
+            assert not [path.name for path in data.rglob("*.part")]
+            for name in ("journal.sqlite", "journal.sqlite-wal"):
+                if (data / name).exists():
+                    shutil.copyfile(data / name, self.folder / name)
+        finally:
+            os.close(folder)
+        db = sqlite3.connect(self.folder / "journal.sqlite")
+        try:
+            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            assert db.execute("SELECT DISTINCT state FROM delivery").fetchall() == [("delivered",)]
+        finally:
+            db.close()
+
+
+@pytest.fixture
+def small(
+    tmp_path: Path, peer: Callable[[str], str], eventually: Callable[..., None]
+) -> Iterator[Callable[[float], Small]]:
+    """``small(min_free_gb)`` starts one, or skips (CI=true: fails) where the machine allows no private mount."""
+    unshare, running = peer("unshare"), []
+    allowed = subprocess.run(
+        [unshare, "--mount", "--map-root-user", "sh", "-c", MOUNT, str(tmp_path), "true"], check=False
+    )
+    if allowed.returncode:
+        reason = "no private mount: user name spaces are switched off"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    with loopback.Pacs(tmp_path / "pacs") as pacs:
+
+        def start(min_free_gb: float) -> Small:
+            running.append(Small(tmp_path, unshare, pacs, min_free_gb))
+            eventually(lambda: running[0].events("node started"), "it listens")
+            return running[0]
+
+        yield start
+        for served in running:
+            if served.process.poll() is None:
+                served.process.kill()
+                served.process.wait()
+
+
+def test_below_the_mark_images_are_refused_and_what_was_taken_is_finished_on_a_full_disk(
+    small: Callable[[float], Small], tiny_study: list[Path], eventually: Callable[..., None]
+) -> None:
+    """The mark keeps space for results and journal: bound by it too, a node full of work would never end it."""
+    node, study = small(0.001), [pydicom.dcmread(path) for path in tiny_study]
+    node.fill(leave=500_000)
+    assert set(node.send(study[:5])) == {0xA700}
+    assert not list((node.data / "spool").iterdir())
+    node.free()
+    assert set(node.send(study)) == {0x0000}
+    node.fill()
+    eventually(lambda: node.events("a step failed"), "nothing can be entered")
+    node.free()
+    eventually(lambda: node.events("job started"), "the journal takes it now")
+    node.fill()
+    eventually(lambda: node.events("job will be tried again"), "the worker cannot write")
+    assert node.events("job will be tried again")[0]["code"] == "disk-full"
+    node.free()
+    eventually(lambda: len(node.pacs.paths()) == 32, "all is delivered")
+    eventually(lambda: node.events("delivered"), "and entered")
+    node.stop()
+
+
+def test_a_disk_that_fills_while_images_come_refuses_them_and_takes_them_later(
+    small: Callable[[float], Small], tiny_study: list[Path], eventually: Callable[..., None]
+) -> None:
+    node, study = small(0.0), [pydicom.dcmread(path) for path in tiny_study]
+    node.fill(leave=400_000)
+    answers = node.send(study)
+    assert set(answers) == {0x0000, 0xA700}
+    refused = [ds for ds, status in zip(study, answers, strict=True) if status]
+    assert set(node.send(refused[:5])) == {0xA700}
+    node.free()
+    assert set(node.send(refused)) == {0x0000}
+    eventually(lambda: len(node.pacs.paths()) == 32, "all is delivered")
+    eventually(lambda: node.events("delivered"), "and entered")
+    node.stop()
