@@ -90,6 +90,12 @@ def bad_peer() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def stow() -> ModuleType:
+    """A DICOMweb server that answers what its script says: `tests/test_stow.py`."""
+    return _neighbour("test_stow")
+
+
+@pytest.fixture(scope="session")
 def new_authority(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """``new_authority("name")`` is an `Authority` of `tests/authority.py`, that issues certificates."""
     openssl, made = find_peer("openssl"), _neighbour("authority")

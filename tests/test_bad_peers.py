@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -24,6 +25,7 @@ from node.journal import Journal
 from node.outbox import FIRST_PAUSE_S, Outbox
 from node.overview import deliveries, summaries
 from node.records import Received, Result
+from node.stow import StowLink
 
 # pynetdicom drops the socket of a refused connection without closing it; the interpreter does, and says so.
 pytestmark = pytest.mark.filterwarnings(
@@ -226,6 +228,75 @@ def test_an_object_that_makes_the_peer_abort_does_not_hold_up_the_others(
         assert set(pacs.stored) == set(sender.paths) - {"2.25.0"}
         (waiting,) = [group for group in deliveries(sender.journal, 1) if group.state == "pending"]
         assert (waiting.objects, waiting.sentence) == (1, ENDED)
+
+
+# ------------------------------------------------------------------------------------------------- DICOMweb
+
+WEB_SENTENCES = {
+    "closes": "no connection: nobody answers there, or it was closed",
+    "stores and closes": "no connection: nobody answers there, or it was closed",
+    "401": r"answered 401 \(credentials refused\)",
+    "500": "answered 500",
+    "503": "answered 503",
+    "409": r"answered 0xA700 \(Refused: Out of Resources\)",
+    "413": "answered 413",
+    "202": "answered 202 without naming this object",
+    "fails every 7th": r"answered 0x0110 \(Processing Failure\)",
+}
+
+
+class BadServer:
+    """The script of a DICOMweb server; ``stored`` is how often each instance was."""
+
+    def __init__(self, way: str, stow: ModuleType) -> None:
+        self.way, self._stow = way, stow
+        self.received: list[pydicom.Dataset] = []
+        self.stored: Counter[str] = Counter()
+        self.requests = 0
+
+    def __call__(self, datasets: list[pydicom.Dataset]) -> tuple[int, str, bytes]:
+        first = len(self.received)
+        self.requests += 1
+        self.received += datasets
+        failed = {
+            "409": dict.fromkeys(range(len(datasets)), 0xA700),
+            "fails every 7th": {n: 0x0110 for n in range(len(datasets)) if (first + n) % 7 == 6},
+        }.get(self.way, {})
+        if self.way in {"", "stores and closes", "fails every 7th"}:
+            self.stored.update(str(ds.SOPInstanceUID) for n, ds in enumerate(datasets) if n not in failed)
+        if "closes" in self.way:
+            return 0, "", b""
+        if self.way.isdigit() and self.way != "409":
+            return int(self.way), "", b""
+        answer: tuple[int, str, bytes] = self._stow.stored(datasets, failed=failed, status=202 if failed else 200)
+        return answer
+
+
+@pytest.mark.parametrize("way", WEB_SENTENCES)
+def test_everything_arrives_once_the_web_server_recovers(way: str, sender: Sender, stow: ModuleType) -> None:
+    server, script = stow.Server(), BadServer(way, stow)
+    server.script = script
+    try:
+        sender.open_link = lambda *_: StowLink(deliver.Peer(url=server.url))
+        for _ in range(3):
+            sender.stop()
+            sender.start()
+            sender.exhaust()
+            tried, told = script.requests, sender.told()
+            assert not told or any(re.search(WEB_SENTENCES[way], sentence) for sentence in told), told
+            sender.stop()
+            sender.start()
+            sender.step()
+            assert (script.requests, sender.told()) == (tried, told), "a restart does not shorten the pause"
+            sender.clock.now += LONGEST_PAUSE_S
+        script.way = ""
+        assert sender.deliver() < 1
+    finally:
+        server.stop()
+    files = {uid: pydicom.dcmread(path) for uid, path in sender.paths.items()}
+    assert all(ds == files[ds.SOPInstanceUID] for ds in script.received)
+    assert set(script.stored) == set(files)
+    assert way == "stores and closes" or set(script.stored.values()) == {1}
 
 
 # ------------------------------------------------------------------------------------------------- patience
