@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -22,7 +23,7 @@ import pytest
 from pydicom.uid import MRImageStorage
 from pynetdicom import AE, evt
 
-from node import derive, lanes, loopback, service
+from node import files, lanes, loopback, service
 from node.association import on_open
 from node.cleaning import Cleaner
 from node.config import Peer, Settings
@@ -113,19 +114,18 @@ def test_a_worker_that_finds_no_space_says_so_and_writes_the_same_later(
     spec = JobSpec(tuple(tiny_study), "default", DERIVED_AT, tmp_path / "results")
     written: list[int] = []
 
-    def full_after_ten(path: Path, content: bytes) -> str:
-        written.append(1)
+    def full_after_ten(descriptor: int) -> None:
+        written.append(descriptor)
         if len(written) > 10:
-            path.with_name(f"{path.name}.part").write_bytes(content[:100])
             raise FULL
-        return write_whole(path, content)
 
-    write_whole = derive.write_whole
     with monkeypatch.context() as patch:
-        patch.setattr(derive, "write_whole", full_after_ten)
+        patch.setattr(files.os, "fsync", full_after_ten)
         outcome = run_job(spec)
     assert isinstance(outcome, Failed)
     assert (outcome.refusal.code, outcome.transient, outcome.no_space) == ("disk-full", True, True)
+    assert re.match(r"no space left on the disk, at .*write_whole", outcome.refusal.sentence)
+    assert not list(spec.folder.glob("*.part"))
     done = run_job(spec)
     assert isinstance(done, Done)
     assert {path.name for path in spec.folder.iterdir()} == {result.path for result in done.results}
@@ -377,9 +377,10 @@ def test_below_the_mark_images_are_refused_and_what_was_taken_is_finished_on_a_f
     node.free()
     eventually(lambda: node.events("job started"), "the journal takes it now")
     node.fill()
-    eventually(lambda: node.events("job will be tried again"), "the worker cannot write")
-    assert node.events("job will be tried again")[0]["code"] == "disk-full"
+    eventually(lambda: "reconstruct" in [e["loop"] for e in node.events("a step failed")], "that cannot be entered")
     node.free()
+    eventually(lambda: node.events("job will be tried again"), "now it is")
+    assert node.events("job will be tried again")[0]["code"] == "disk-full"
     eventually(lambda: len(node.pacs.paths()) == 32, "all is delivered")
     eventually(lambda: node.events("delivered"), "and entered")
     node.stop()
