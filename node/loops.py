@@ -236,12 +236,12 @@ class Reconstructor:
 
     def _enter(self, job: Job, outcome: JobOutcome | None, took_s: float) -> None:
         try:
-            self._judge(job, outcome, took_s)
+            self._conclude(job, outcome, took_s)
         except sqlite3.OperationalError:  # the disk is full, or fails
             self._ended = job, outcome, took_s
             raise
 
-    def _judge(self, job: Job, outcome: JobOutcome | None, took_s: float) -> None:
+    def _conclude(self, job: Job, outcome: JobOutcome | None, took_s: float) -> None:
         if self._ending and outcome is None:
             self._journal.release(job)
         elif outcome is None:

@@ -100,11 +100,10 @@ class Node:
         self._lock = self._take_data_dir()
         try:
             self._open()
-        except (OSError, sqlite3.OperationalError) as error:
+        except BaseException as error:
             os.close(self._lock)
-            raise CannotStart(f"data_dir {self.settings.data_dir}: {error}") from error
-        except BaseException:
-            os.close(self._lock)
+            if isinstance(error, OSError | sqlite3.OperationalError):
+                raise CannotStart(f"data_dir {self.settings.data_dir}: {error}") from error
             raise
         try:
             self.port = self._receiver.start()

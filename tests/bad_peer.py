@@ -56,12 +56,7 @@ _MIDDLE = 3
 
 
 class BadPeer:
-    """A storage SCP on a loopback port; ``script`` is what it does on each association, the last way ever after.
-
-    Parameters
-    ----------
-    poison
-        The instance at which it aborts, and the SOP class that it lacks, where a way says so.
+    """A storage SCP on a loopback port, which plays scripts.
 
     Attributes
     ----------
@@ -73,18 +68,26 @@ class BadPeer:
         How many connections came.
     """
 
-    def __init__(self, *script: Way, poison: str = "") -> None:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._go_on = threading.Event()
+        self.port = 0
+        self.play("good")
+
+    def play(self, *script: Way, poison: str = "") -> None:
+        """Forget everything, and do this on each association; the last way ever after.
+
+        ``poison`` is the instance at which it aborts, and the SOP class that it lacks, where a way says so.
+        """
         self._script: Iterator[Way] = chain(script, repeat(script[-1]))
         self._poison = poison
         self._ways: dict[Association, Way] = {}
         self._sent: Counter[Association] = Counter()
-        self._lock = threading.Lock()
-        self._go_on = threading.Event()
         self._asked = 0
+        self._go_on.clear()
         self.received: list[tuple[str, str]] = []
         self.stored: Counter[str] = Counter()
         self.associations = 0
-        self.port = 0
 
     def __enter__(self) -> Self:
         self.listen()
@@ -102,6 +105,7 @@ class BadPeer:
         """Take connections, always on the same port."""
         ae = AE("PACS")
         ae.add_supported_context("1.2.840.10008.1.1")
+        ae.maximum_associations = 1000
         server = ae.start_server(
             ("127.0.0.1", self.port), block=False,
             evt_handlers=[

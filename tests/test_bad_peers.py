@@ -112,6 +112,18 @@ class Sender:
         return {group.sentence for group in deliveries(self.journal, 1) if group.state != "delivered"}
 
 
+@pytest.fixture(scope="module")
+def bad(bad_peer: ModuleType) -> Iterator[Any]:
+    with bad_peer.BadPeer() as peer:
+        yield peer
+
+
+@pytest.fixture
+def pacs(bad: Any) -> Iterator[Any]:
+    yield bad
+    bad.recover()  # lets go of what still waits
+
+
 @pytest.fixture
 def sender(tmp_path: Path, tiny_study: list[Path]) -> Iterator[Sender]:
     sender = Sender(tmp_path, tiny_study)
@@ -163,71 +175,73 @@ def check_arrived(sender: Sender, pacs: Any, digests: Callable[..., dict[Path, s
 
 @pytest.mark.parametrize("way", SENTENCES)
 def test_everything_arrives_once_the_peer_recovers(
-    way: str, sender: Sender, bad_peer: ModuleType, monkeypatch: pytest.MonkeyPatch
+    way: str, sender: Sender, pacs: Any, bad_peer: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node starts anew in between: it neither forgets what failed nor hurries."""
     if way in TAKES_ALL_TIME:
         monkeypatch.setattr(deliver, "associate", partial(ASSOCIATE, timeout_s=0.4))
     poison = SegmentationStorage if way == "lacks a class" else "2.25.0"
-    with bad_peer.BadPeer("good" if way == "is down" else way, poison=poison) as pacs:
-        sender.port = pacs.port
-        if way == "is down":
-            pacs.hang_up()
-        for _ in range(3):
-            sender.exhaust()
-            tried, told = pacs.associations, sender.told()
-            assert not told or any(re.search(SENTENCES[way], sentence) for sentence in told), told
-            sender.stop()
-            sender.start()
-            sender.clock.now += FIRST_PAUSE_S / 2 - 0.1
-            sender.step()
-            assert (pacs.associations, sender.told()) == (tried, told), "a restart does not shorten the pause"
-            sender.clock.now += LONGEST_PAUSE_S
-        if way == "is down":
-            pacs.listen()
-        pacs.recover()
-        monkeypatch.setattr(deliver, "associate", ASSOCIATE)
-        assert sender.deliver() < 1
-        check_arrived(sender, pacs, bad_peer.digests, twice=way in STORES_AND_DOES_NOT_SAY)
+    pacs.play("good" if way == "is down" else way, poison=poison)
+    sender.port = pacs.port
+    if way == "is down":
+        pacs.hang_up()
+    for _ in range(3):
+        sender.exhaust()
+        tried, told = pacs.associations, sender.told()
+        assert not told or any(re.search(SENTENCES[way], sentence) for sentence in told), told
+        sender.stop()
+        sender.start()
+        sender.clock.now += FIRST_PAUSE_S / 2 - 0.1
+        sender.step()
+        assert (pacs.associations, sender.told()) == (tried, told), "a restart does not shorten the pause"
+        sender.clock.now += LONGEST_PAUSE_S
+    if way == "is down":
+        pacs.listen()
+    pacs.recover()
+    monkeypatch.setattr(deliver, "associate", ASSOCIATE)
+    assert sender.deliver() < 1
+    check_arrived(sender, pacs, bad_peer.digests, twice=way in STORES_AND_DOES_NOT_SAY)
 
 
 @pytest.mark.parametrize("way", ["answers slowly", "warns", "fails every 7th", "aborts in the middle"])
-def test_a_peer_that_takes_some_gets_all_without_recovering(way: str, sender: Sender, bad_peer: ModuleType) -> None:
-    with bad_peer.BadPeer(way) as pacs:
-        sender.port = pacs.port
-        assert sender.deliver() < 1
-        sent_again = check_arrived(sender, pacs, bad_peer.digests, twice=False)
+def test_a_peer_that_takes_some_gets_all_without_recovering(
+    way: str, sender: Sender, pacs: Any, bad_peer: ModuleType
+) -> None:
+    pacs.play(way)
+    sender.port = pacs.port
+    assert sender.deliver() < 1
+    sent_again = check_arrived(sender, pacs, bad_peer.digests, twice=False)
     assert (sent_again == 0) == (way in {"answers slowly", "warns"})
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_everything_arrives_whatever_a_peer_does_next(seed: int, sender: Sender, bad_peer: ModuleType) -> None:
+def test_everything_arrives_whatever_a_peer_does_next(
+    seed: int, sender: Sender, pacs: Any, bad_peer: ModuleType
+) -> None:
     """Another way on every association, good ones among them; the node starts anew now and then."""
     order = random.Random(seed)
     ways = sorted(set(SENTENCES) - {"is down", *TAKES_ALL_TIME} | {"good", "warns", "answers slowly"})
-    with bad_peer.BadPeer(*order.choices(ways, k=40), "good", poison="2.25.0") as pacs:
-        sender.port = pacs.port
-        for _ in range(4):
-            sender.exhaust()
-            sender.stop()
-            sender.start()
-            sender.clock.now += order.uniform(1, LONGEST_PAUSE_S)
-        assert sender.deliver() < 8
-        check_arrived(sender, pacs, bad_peer.digests, twice=True)
+    pacs.play(*order.choices(ways, k=40), "good", poison="2.25.0")
+    sender.port = pacs.port
+    for _ in range(4):
+        sender.exhaust()
+        sender.stop()
+        sender.start()
+        sender.clock.now += order.uniform(1, LONGEST_PAUSE_S)
+    assert sender.deliver() < 8
+    check_arrived(sender, pacs, bad_peer.digests, twice=True)
 
 
-def test_an_object_that_makes_the_peer_abort_does_not_hold_up_the_others(
-    sender: Sender, bad_peer: ModuleType
-) -> None:
+def test_an_object_that_makes_the_peer_abort_does_not_hold_up_the_others(sender: Sender, pacs: Any) -> None:
     """Not even the first of all: those behind it are never tried in vain for long."""
-    with bad_peer.BadPeer("aborts at one object", poison="2.25.0") as pacs:
-        sender.port = pacs.port
-        for _ in range(240):
-            sender.step()
-            sender.clock.now += 30
-        assert set(pacs.stored) == set(sender.paths) - {"2.25.0"}
-        (waiting,) = [group for group in deliveries(sender.journal, 1) if group.state == "pending"]
-        assert (waiting.objects, waiting.sentence) == (1, ENDED)
+    pacs.play("aborts at one object", poison="2.25.0")
+    sender.port = pacs.port
+    for _ in range(240):
+        sender.step()
+        sender.clock.now += 30
+    assert set(pacs.stored) == set(sender.paths) - {"2.25.0"}
+    (waiting,) = [group for group in deliveries(sender.journal, 1) if group.state == "pending"]
+    assert (waiting.objects, waiting.sentence) == (1, ENDED)
 
 
 # ------------------------------------------------------------------------------------------------- DICOMweb
@@ -335,10 +349,10 @@ def test_nothing_is_given_up_within_three_days(outcome: Any, sender: Sender) -> 
     start_s = sender.clock.now
     while sender.clock.now < start_s + 71.9 * HOUR_S:
         sender.step()
-        if (sender.clock.now - start_s) % (24 * HOUR_S) < 300:
+        if (sender.clock.now - start_s) % (24 * HOUR_S) < LONGEST_PAUSE_S:
             sender.stop()
             sender.start()
-        sender.clock.now += 300
+        sender.clock.now += LONGEST_PAUSE_S
     assert {group.state for group in deliveries(sender.journal, 1)} == {"pending"}
     sender.clock.now += HOUR_S
     sender.step()
