@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import ssl
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -107,8 +108,10 @@ class Node:
         self._lock = self._take_data_dir()
         try:
             self._open()
-        except BaseException:
+        except BaseException as error:
             os.close(self._lock)
+            if isinstance(error, OSError | sqlite3.OperationalError):
+                raise CannotStart(f"data_dir {self.settings.data_dir}: {error}") from error
             raise
         try:
             self.port = self._receiver.start()

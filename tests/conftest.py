@@ -35,6 +35,7 @@ PEERS = {
     "ip": "apt-get install iproute2",
     "openssl": "apt-get install openssl",
     "strace": "apt-get install strace",
+    "unshare": "apt-get install util-linux",
 }
 SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
@@ -105,6 +106,18 @@ def strace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, Sequence
     if ended.returncode:
         _lacks(f"strace may not trace here: {ended.stderr.strip()}")
     return command
+
+
+@pytest.fixture(scope="session")
+def bad_peer() -> ModuleType:
+    """A PACS that does what it should not: `tests/bad_peer.py`."""
+    return _neighbour("bad_peer")
+
+
+@pytest.fixture(scope="session")
+def stow() -> ModuleType:
+    """A DICOMweb server that answers what its script says: `tests/test_stow.py`."""
+    return _neighbour("test_stow")
 
 
 @pytest.fixture(scope="session")
