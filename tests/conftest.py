@@ -83,6 +83,12 @@ def dicom_sets() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def killing() -> ModuleType:
+    """Scanners, a node to be killed, and an archive: `tests/killing.py`."""
+    return _neighbour("killing")
+
+
+@pytest.fixture(scope="session")
 def new_authority(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """``new_authority("name")`` is an `Authority` of `tests/authority.py`, that issues certificates."""
     openssl, made = find_peer("openssl"), _neighbour("authority")
