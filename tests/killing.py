@@ -12,13 +12,14 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import pydicom
 from pydicom.uid import MRImageStorage, generate_uid
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 
 from node import loopback
 from node.association import on_open
@@ -192,24 +193,33 @@ class Scanner(threading.Thread):
 
     def push(self, datasets: list[pydicom.Dataset]) -> list[pydicom.Dataset]:
         """Send in one association, if there is one; what was not answered Success."""
-        ae, port, left = AE(self.name), self.served.port, list(datasets)
-        ae.add_requested_context(MRImageStorage)
-        handlers: list[Any] = [(evt.EVT_CONN_OPEN, on_open)]
-        assoc = ae.associate(loopback.LOOPBACK, port, ae_title="QSMNODE", evt_handlers=handlers) if port else None
+        port, left = self.served.port, list(datasets)
+        assoc = self.associated(port) if port else None
         if assoc is None or not assoc.is_established:
             time.sleep(0.02)
             return left
         self.sending = True
-        try:
+        with suppress(RuntimeError):  # the association is no more
             while left and assoc.send_c_store(left[0]).get("Status") == loopback.SUCCESS:
                 del left[0]
-        except RuntimeError:  # the association is no more
-            pass
         self.sending = False
         self.cut += bool(left)
         if assoc.is_established:
             assoc.release()
         return left
+
+    def associated(self, port: int) -> Association:
+        """An association, if the node takes one. pynetdicom would leave the connection open when it is lost."""
+
+        def opened(event: evt.Event) -> None:
+            on_open(event)
+            connection = event.assoc.dul.socket.socket
+            event.assoc.bind(evt.EVT_CONN_CLOSE, lambda _: connection.close())
+
+        ae = AE(self.name)
+        ae.add_requested_context(MRImageStorage)
+        handlers: list[Any] = [(evt.EVT_CONN_OPEN, opened)]
+        return ae.associate(loopback.LOOPBACK, port, ae_title="QSMNODE", evt_handlers=handlers)
 
 
 def renewed(study: Sequence[Path], name: str) -> list[pydicom.Dataset]:
@@ -243,8 +253,10 @@ class Site:
         for scanner in self.scanners:
             scanner.ending.set()
         self.served.over = True
-        self.served.stop()
-        self.archive.__exit__(None, None, None)
+        try:
+            self.served.stop()
+        finally:
+            self.archive.__exit__(None, None, None)
 
     def begin(self) -> None:
         """From now on all scanners are busy. The first results come unharmed: by then all kernels are compiled."""
