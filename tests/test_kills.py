@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -101,10 +103,35 @@ def test_a_stop_is_heard_whichever_thread_the_signal_interrupts(tmp_path: Path, 
         site.served.launch()
         site.served.listens()
         node = site.served.process
-        assert node is not None
         threads = {int(task.name) for task in Path(f"/proc/{node.pid}/task").iterdir()} - {node.pid}
         os.kill(min(threads), signal.SIGTERM)  # Linux: to the process, but this thread is asked first
         assert node.wait(30) == 0
+
+
+def test_who_comes_again_while_the_node_stops_does_not_hold_it_up(tmp_path: Path, killing: ModuleType) -> None:
+    """As senders do: an association that is aborted is followed by another, which stays open."""
+    opened = []
+
+    def comes_again(scanner: Any) -> None:
+        for _ in range(2):
+            opened.append(assoc := scanner.associated(site.served.port))
+            while assoc.is_established:
+                time.sleep(0.01)
+
+    with killing.Site(tmp_path, []) as site:
+        site.served.launch()
+        site.served.listens()
+        visits = [threading.Thread(target=comes_again, args=[scanner], daemon=True) for scanner in site.scanners]
+        for visit in visits:
+            visit.start()
+        site.served.until(lambda: sum(assoc.is_established for assoc in opened) == len(visits), "all are there")
+        site.served.process.terminate()
+        try:
+            assert site.served.process.wait(20) == 0
+        finally:
+            site.served.kill()
+            for visit in visits:
+                visit.join()
 
 
 # ----------------------------------------------------------------------------------------------- the worker
