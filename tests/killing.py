@@ -105,17 +105,17 @@ class Served:
             self.process.terminate()
             assert self.process.wait(30) == 0, self.log.read_text()
 
-    def worker(self) -> int:
-        """Process id of the worker; 0 while there is none."""
+    def workers(self, niceness: int) -> list[int]:
+        """Process ids of the workers: 0 gives what reconstructs, 5 what reads headers (in its first moments 0 too)."""
         assert self.process is not None
+        found = []
         for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                child = f"\nPPid:\t{self.process.pid}\n" in (folder / "status").read_text()
-                if child and b"spawn_main" in (folder / "cmdline").read_bytes():
-                    return int(folder.name)
-            except OSError:
-                continue  # it has ended
-        return 0
+            with suppress(OSError):  # it has ended
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                ours = int(fields[1]) == self.process.pid and b"spawn_main" in (folder / "cmdline").read_bytes()
+                if ours and int(fields[16]) == niceness:
+                    found.append(int(folder.name))
+        return found
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Log lines of this name since it was launched."""
@@ -135,7 +135,7 @@ class Served:
         """Where on the way of its images the node is, or was when it was killed; of receiving its senders know."""
         if not self.events("node started"):
             return {"starting"}
-        found = set()
+        found = {"entering"} if self.inbox() else set()
         if self.rows(
             "SELECT 1 FROM instance JOIN acquisition ON acquisition_id = acquisition.id "
             f"WHERE state = 'receiving' GROUP BY acquisition_id HAVING COUNT(*) = {IMAGES}"
@@ -148,10 +148,19 @@ class Served:
             found.add("delivering")
         return found
 
+    def inbox(self) -> int:
+        """How many objects are in files of their own and not yet in the journal; slots are empty files."""
+        count = 0
+        for path in (self.data / "inbox").glob("*.dcm"):
+            with suppress(FileNotFoundError):
+                count += path.stat().st_size > 0
+        return count
+
     def unfinished(self) -> bool:
         """Whether there is anything left to do."""
         return bool(
-            self.rows(
+            self.inbox()
+            or self.rows(
                 "SELECT id FROM acquisition WHERE state = 'receiving' UNION ALL SELECT id FROM job "
                 "WHERE state IN ('queued', 'running') UNION ALL SELECT id FROM delivery WHERE state = 'pending'"
             )
@@ -301,6 +310,7 @@ class Site:
         assert served.rows("SELECT state FROM job WHERE state NOT IN ('done', 'superseded')") == []
         assert served.rows("SELECT * FROM aside") == []
 
+        assert served.inbox() == 0
         kept = {f"{sha256}.dcm" for (sha256,) in served.rows("SELECT sha256 FROM instance")}
         assert {path.name for path in (served.data / "spool").iterdir()} == kept
         written = {path for path in (served.data / "results").rglob("*") if path.is_file()}
