@@ -106,7 +106,7 @@ class Served:
             assert self.process.wait(30) == 0, self.log.read_text()
 
     def workers(self, niceness: int) -> list[int]:
-        """Process ids of the workers: 0 gives what reconstructs, 5 what reads headers (in its first moments 0 too)."""
+        """Process ids of the workers: 0 gives what reconstructs, 5 what reads headers (at first 0 too)."""
         assert self.process is not None
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
