@@ -140,7 +140,7 @@ class Receiver:
         """Listen no more; open associations are aborted, and a running C-STORE ends first."""
         closing = threading.Thread(target=self._close, name="closing", daemon=True)
         closing.start()
-        closing.join(_CLOSING_S)  # pynetdicom waits without end for an association whose thread does not pause
+        closing.join(_CLOSING_S)  # who hangs in the middle of a message is waited for
         if closing.is_alive():
             log.warning("associations did not end", open=len(self._associations))
         for association in self._associations:
