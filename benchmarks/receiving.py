@@ -36,7 +36,7 @@ from phantoms.scanner import Vendor, write_dicom
 IMAGES, SENDERS = 200, 4
 TITLE, SENDER = "RECEIVER", "SENDER"
 PDU = "131072"
-SHAPE = (512, 512, 13)
+SHAPE = (512, 512, 25)
 ENVIRONMENT = os.environ | {"TCP_NODELAY": "1", "PATH": f"/usr/bin:/usr/sbin:{os.environ.get('PATH', '')}"}
 
 

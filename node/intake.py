@@ -85,24 +85,25 @@ def examine_files(files: Sequence[tuple[Path, int]], site: Site) -> list[Image |
 
 def _examine_file(path: Path, start: int, site: Site) -> Image | Useless:
     content = path.read_bytes()
-    head, data = content[:start], content[start:]
-    uid = str(pydicom.dcmread(BytesIO(head)).file_meta.MediaStorageSOPInstanceUID)
     try:
-        return examine(head, data, site)
+        return examine(content, start, site)
     except NotForUs as why:
-        return Useless("ignored", str(why), uid)
+        return Useless("ignored", str(why), _announced(content[:start]))
     except Unreadable as why:
-        return Useless("rejected", str(why), uid)
+        return Useless("rejected", str(why), _announced(content[:start]))
 
 
-def examine(head: bytes, data: bytes, site: Site) -> Image:
+def _announced(head: bytes) -> str:
+    return str(pydicom.dcmread(BytesIO(head)).file_meta.MediaStorageSOPInstanceUID)
+
+
+def examine(content: bytes, start: int, site: Site) -> Image:
     """What the journal keeps of an image. Pixels are checked, but not decoded.
 
     Parameters
     ----------
-    head, data
-        What comes before the data set in a file (the file meta information is as the sender announced the object),
-        and the data set.
+    content, start
+        The file, and the place at which its data set begins; before that stands what the sender announced.
     site
         What this site states about its scanners.
 
@@ -114,15 +115,15 @@ def examine(head: bytes, data: bytes, site: Site) -> Image:
         Not a data set, truncated, not the object that was announced, or pixels that do not fit their header.
     """
     try:
-        announced = pydicom.dcmread(BytesIO(head)).file_meta
-        if announced.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
-            check_inflation(data)
-        ds = pydicom.dcmread(BytesIO(head + data))
+        if DeflatedExplicitVRLittleEndian.encode() in content[:start]:
+            check_inflation(content[start:])
+        ds = pydicom.dcmread(BytesIO(content))
         header = read_header(ds, site)
     except Unreadable:
         raise
     except Exception as error:  # pydicom raises nearly anything on nonsense
         raise Unreadable(f"not a DICOM data set ({type(error).__name__})") from error
+    announced = ds.file_meta
     uids = announced.MediaStorageSOPInstanceUID, announced.MediaStorageSOPClassUID
     if (header.sop_instance_uid, header.sop_class_uid) != uids:
         raise Unreadable("the data set is not the object that the C-STORE request announced, or is cut off")

@@ -25,6 +25,8 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         make_folder(folder, 0o700)
+        for part in folder.glob("*.part"):
+            part.unlink()
 
     def path(self, sha256: str) -> Path:
         """Where the object with this data set is, or will be."""
@@ -46,6 +48,7 @@ class Spool:
             part.unlink(missing_ok=True)
             part.hardlink_to(path)
             part.replace(self.path(sha256))
+            part.unlink(missing_ok=True)  # renaming one name of a file to another name of it does nothing
         if objects:
             sync_folder(self.folder)
 

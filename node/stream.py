@@ -145,10 +145,8 @@ class Stream:
             for fragment in fragments(pdu[_HEADER.size :]):
                 if fragment.control & COMMAND:
                     self._take_command(pdu, fragment)
-                elif self._sink and self._request and fragment.context_id == self._request.context_id:
-                    self._sink.write(fragment.data)
-                    if fragment.control & LAST:
-                        self._answer(self._sink, self._request)
+                elif self._sink and self._request:
+                    self._take_data(self._sink, self._request, fragment)
                 else:
                     self._hand_on(bytes(pdu))
                     return
@@ -175,9 +173,13 @@ class Stream:
         else:
             self._request, self._sink = request, self._store(self._association, request)
 
-    def _answer(self, sink: Sink, request: Request) -> None:
-        self._sink = self._request = None
-        self._connection.send(store_response(request, *sink.answer()))
+    def _take_data(self, sink: Sink, request: Request, fragment: Fragment) -> None:
+        if fragment.context_id != request.context_id:
+            raise Malformed("a data set in another context than its command")
+        sink.write(fragment.data)
+        if fragment.control & LAST:
+            self._sink = self._request = None
+            self._connection.send(store_response(request, *sink.answer()))
 
     def _hand_on(self, pdu: bytes) -> None:
         """As pynetdicom itself does with what it has read."""

@@ -181,9 +181,8 @@ def mutated(images: list[Image], rng: random.Random) -> tuple[dict[int, bytes], 
 def received(content: bytes, image: Image) -> Header | str:
     """What the node makes of a file that is sent instead of an image: a header, or a reason."""
     start = 144 + int.from_bytes(image.content[140:144], "little")  # after the file meta information
-    head, data = image.content[:start], content[start:]
     try:
-        return Header.from_json(examine(head, data, Site()).header)
+        return Header.from_json(examine(image.content[:start] + content[start:], start, Site()).header)
     except (NotForUs, Unreadable) as why:
         return str(why)
 
