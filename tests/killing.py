@@ -67,11 +67,12 @@ class Served:
             (folder / "script.py").write_text(script)
             self.program = [str(folder / "script.py")]
         self.process: subprocess.Popen[bytes] | None = None
-        self.port = 0  # while it does not listen
+        self.port = self.lives = 0  # no port while it does not listen
         self.over = False
 
     def launch(self) -> None:
-        self.log = self.folder / "log.jsonl"
+        self.lives += 1
+        self.log = self.folder / f"log-{self.lives}.jsonl"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *self.program, "serve", "--config", str(self.config)], stderr=log
