@@ -23,6 +23,7 @@ from node.commitment import Committer
 from node.config import HEALTH_AE_TITLE, RECIPE_NAMES, Peer, Settings
 from node.deliver import Link, StoreLink, Unreachable, echo
 from node.errors import PermanentError
+from node.files import make_folder
 from node.inbox import Inbox
 from node.indexing import Indexer
 from node.jobs import SpawnedWorker, Worker, compile_kernels, recipe_text
@@ -144,7 +145,7 @@ class Node:
     def _take_data_dir(self) -> int:
         folder = self.settings.data_dir
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(folder, 0o700)
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise CannotStart(f"data_dir {folder}: {error.strerror}") from error

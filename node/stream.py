@@ -142,42 +142,50 @@ class Stream:
 
     def _take(self, pdu: memoryview) -> None:
         try:
-            for fragment in fragments(pdu[_HEADER.size :]):
-                if fragment.control & COMMAND:
-                    self._take_command(pdu, fragment)
+            pieces = fragments(pdu[_HEADER.size :])
+            if any(piece.control & COMMAND for piece in pieces):
+                self._hold(bytes(pdu))  # it may be for pynetdicom
+            for piece in pieces:
+                if piece.control & COMMAND:
+                    if not self._take_command(piece):
+                        return
                 elif self._sink and self._request:
-                    self._take_data(self._sink, self._request, fragment)
+                    self._take_data(self._sink, self._request, piece)
                 else:
                     self._hand_on(bytes(pdu))
                     return
         except Malformed:
             self._dul.event_queue.put(_INVALID)
 
-    def _take_command(self, pdu: memoryview, fragment: Fragment) -> None:
+    def _hold(self, pdu: bytes) -> None:
+        self._held.append(pdu)
+        if sum(map(len, self._held)) > _LARGEST_MESSAGE:
+            raise Malformed("a command set without end")
+
+    def _take_command(self, piece: Fragment) -> bool:
+        """Whether it is, or may be, the command of a C-STORE request; if not, pynetdicom has the message."""
         if self._sink:
             raise Malformed("a command in the middle of a data set")
-        self._command += fragment.data
-        self._held.append(bytes(pdu))
-        if len(self._command) > _LARGEST_MESSAGE:
-            raise Malformed("a command set without end")
-        if not fragment.control & LAST:
-            return
-        request = store_request(fragment.context_id, bytes(self._command))
+        self._command += piece.data
+        if not piece.control & LAST:
+            return True
+        request = store_request(piece.context_id, bytes(self._command))
         held, self._held = self._held, []
         self._command.clear()
         if request is None:
-            for earlier in held:
-                self._hand_on(earlier)
-        elif request.context_id not in self._association._accepted_cx or not request.has_data_set:
+            for pdu in held:
+                self._hand_on(pdu)
+            return False
+        if request.context_id not in self._association._accepted_cx or not request.has_data_set:
             raise Malformed("a C-STORE request in a context that was not accepted, or without a data set")
-        else:
-            self._request, self._sink = request, self._store(self._association, request)
+        self._request, self._sink = request, self._store(self._association, request)
+        return True
 
-    def _take_data(self, sink: Sink, request: Request, fragment: Fragment) -> None:
-        if fragment.context_id != request.context_id:
+    def _take_data(self, sink: Sink, request: Request, piece: Fragment) -> None:
+        if piece.context_id != request.context_id:
             raise Malformed("a data set in another context than its command")
-        sink.write(fragment.data)
-        if fragment.control & LAST:
+        sink.write(piece.data)
+        if piece.control & LAST:
             self._sink = self._request = None
             self._connection.send(store_response(request, *sink.answer()))
 

@@ -176,12 +176,13 @@ def test_what_ends_in_the_middle_is_cut(port: Port, end: str, eventually: Callab
     assert len(port.kept) == 1
 
 
-@pytest.mark.parametrize("way", ["context", "no data set", "lengths"])
+@pytest.mark.parametrize("way", ["context", "no data set", "lengths", "endless"])
 def test_what_the_standard_forbids_is_aborted(port: Port, way: str) -> None:
     command = values()[0]
     sent = {
         "context": pdu(command[:4] + b"\5" + command[5:]),
         "no data set": pdu(command.replace(b"\0\0\0\x08\x02\0\0\0\1\0", b"\0\0\0\x08\x02\0\0\0\1\1")),
+        "endless": pdu(*[struct.pack(">LBB", 2, 3, COMMAND)] * 20_000) * 10,
         "lengths": pdu(command[:4])[:6] + command[:4],
     }
     assert sent["no data set"] != pdu(command)
