@@ -1,4 +1,4 @@
-# make demo | validate | test | fuzz | check | bench | accuracy | lock | image | clean
+# make demo | validate | test | fuzz | soak | check | bench | accuracy | lock | image | clean
 # Everything is installed into .venv, from the lock files in requirements/.
 
 PYTHON ?= python3
@@ -6,13 +6,14 @@ LEVEL ?= quick
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo validate test fuzz check format bench bench-compare bench-scale bench-loading bench-receiving bench-site accuracy lock image clean
+.PHONY: help demo validate test fuzz soak check format bench bench-compare bench-scale bench-loading bench-receiving bench-site accuracy lock image clean
 
 help:
 	@echo "make demo    phantom patient -> scanner -> node -> PACS: pictures, a page and a table in demo-out/"
 	@echo "make validate  the reading study on 4 simulated patients: a report in validation/ (LEVEL=full: all 38)"
 	@echo "make test    all tests (installs the DICOM peers that they talk to, where it may)"
 	@echo "make fuzz    10,000 mutated headers and files and 100,000 PDUs, instead of the 300 and 2,000 of make test (an hour)"
+	@echo "make soak    kills 200 nodes and 50 workers at every stage, instead of the 20 and 5 of make test (an hour)"
 	@echo "make check   ruff, format and mypy --strict"
 	@echo "make format  rewrite the sources the way ruff wants them"
 	@echo "make bench   seconds per stage beside the machine's own floor, peak memory; JSON below benchmarks/results/"
@@ -35,6 +36,9 @@ test: .venv/test.stamp .venv/peers.stamp
 
 fuzz: .venv/test.stamp
 	QSM_NODE_FUZZ=10000 QSM_NODE_FUZZ_PDUS=100000 $(BIN)/pytest -n 2 tests/test_fuzz.py tests/test_fuzz_network.py
+
+soak: .venv/test.stamp
+	QSM_NODE_SOAK=1 QSM_NODE_KILLS=200 QSM_NODE_WORKER_KILLS=50 $(BIN)/pytest -s tests/test_kills.py
 
 check: .venv/test.stamp
 	$(BIN)/ruff check .

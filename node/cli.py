@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -81,11 +80,13 @@ def serve(config: ConfigFile = None) -> None:
     os.umask(0o077)
     settings = _settings(config)
     configure()
-    ended: SimpleQueue[int] = SimpleQueue()  # its put, unlike Event.set, may interrupt its own get
+    ended, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell)  # the kernel may interrupt any thread; a handler in Python waits for this one
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: ended.put(number))
+        signal.signal(number, lambda *_: None)
     with _told(), Node(settings):
-        ended.get()
+        os.read(ended, 1)
 
 
 @app.command()

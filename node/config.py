@@ -43,7 +43,9 @@ HEALTH_AE_TITLE = "QSMHEALTH"
 
 
 _PREFIX = "QSM_NODE_"
-_OTHER_VARIABLES = {"QSM_NODE_CONFIG", "QSM_NODE_DATA", "QSM_NODE_FUZZ", "QSM_NODE_FUZZ_PDUS", "QSM_NODE_SOAK"}
+_OTHER_VARIABLES = {
+    f"{_PREFIX}{name}" for name in ("CONFIG", "DATA", "FUZZ", "FUZZ_PDUS", "KILLS", "SOAK", "WORKER_KILLS")
+}
 """Of the command line and of the tests."""
 
 

@@ -168,7 +168,7 @@ class Listener(ThreadedAssociationServer):
     def server_close(self) -> None:
         """Close the port and what waits at it."""
         with self._counting:
-            for connection in self._waiting:
+            for connection in [c for c, waiting in self._waiting.items() if not waiting.over]:
                 hang_up(connection)
         super().server_close()
 

@@ -138,14 +138,18 @@ class Receiver:
 
     def stop(self) -> None:
         """Listen no more; open associations are aborted, and a running C-STORE ends first."""
-        established = self._open()
-        closing = threading.Thread(target=self._ae.shutdown, name="closing", daemon=True)
+        closing = threading.Thread(target=self._close, name="closing", daemon=True)
         closing.start()
-        closing.join(_CLOSING_S)  # pynetdicom waits without end for an association whose thread does not pause
+        closing.join(_CLOSING_S)  # who hangs in the middle of a message is waited for
         if closing.is_alive():
             log.warning("associations did not end", open=len(self._associations))
-        for association in established:
+        for association in self._associations:
             association.join(timeout=10.0)
+
+    def _close(self) -> None:
+        for listener in self._ae._servers[:]:
+            listener.shutdown()  # first: who is aborted comes again at once
+        self._ae.shutdown()
 
     def senders(self) -> frozenset[str]:
         """Calling AE titles that have an association open now, or whose objects are still to be entered."""

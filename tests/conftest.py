@@ -90,6 +90,12 @@ def dicom_sets() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def killing() -> ModuleType:
+    """Scanners, a node to be killed, and an archive: `tests/killing.py`."""
+    return _neighbour("killing")
+
+
+@pytest.fixture(scope="session")
 def crash_states() -> ModuleType:
     """What a loss of power may leave: `tests/crash_states.py`, on `disk_model.py` and `system_calls.py`."""
     _neighbour("system_calls")
