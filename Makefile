@@ -13,7 +13,7 @@ help:
 	@echo "make validate  the reading study on 4 simulated patients: a report in validation/ (LEVEL=full: all 38)"
 	@echo "make test    all tests (installs the DICOM peers that they talk to, where it may)"
 	@echo "make fuzz    10,000 mutated headers and files and 100,000 PDUs, instead of the 300 and 2,000 of make test (an hour)"
-	@echo "make soak    kills 200 nodes and 50 workers at every stage, instead of the 20 and 5 of make test (an hour)"
+	@echo "make soak    kills 200 nodes and 50 workers, loses power at 5,000 moments, instead of the few of make test (an hour)"
 	@echo "make check   ruff, format and mypy --strict"
 	@echo "make format  rewrite the sources the way ruff wants them"
 	@echo "make bench   seconds per stage beside the machine's own floor, peak memory; JSON below benchmarks/results/"
@@ -38,7 +38,7 @@ fuzz: .venv/test.stamp
 	QSM_NODE_FUZZ=10000 QSM_NODE_FUZZ_PDUS=100000 $(BIN)/pytest -n 2 tests/test_fuzz.py tests/test_fuzz_network.py
 
 soak: .venv/test.stamp
-	QSM_NODE_SOAK=1 QSM_NODE_KILLS=200 QSM_NODE_WORKER_KILLS=50 $(BIN)/pytest -s tests/test_kills.py
+	QSM_NODE_SOAK=1 QSM_NODE_KILLS=200 QSM_NODE_WORKER_KILLS=50 $(BIN)/pytest -s tests/test_kills.py tests/test_power_loss.py tests/test_journal_crash.py
 
 check: .venv/test.stamp
 	$(BIN)/ruff check .
