@@ -15,7 +15,7 @@ from typing import Any
 
 from node.errors import PermanentError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _SCHEMA = """
 CREATE TABLE acquisition (
@@ -59,6 +59,7 @@ _UPGRADES = (
     ALTER TABLE delivery ADD COLUMN asked INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX delivery_stored ON delivery (next_try_at) WHERE state = 'stored'
     """,
+    "UPDATE instance SET header = json_remove(header, '$.protocol', '$.scan', '$.frame_of_reference_uid')",
 )
 """From each version to the next, beginning with 1."""
 

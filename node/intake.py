@@ -13,6 +13,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, EnhancedMRImageStor
 from node.codecs import IMAGE_TRANSFER_SYNTAXES, check_inflation, check_pixels
 from node.errors import Unreadable
 from node.headers import Header, read_header
+from node.identity import uid_name
 from node.site import Site
 
 IMAGE_CLASSES = frozenset({MRImageStorage, EnhancedMRImageStorage})
@@ -47,7 +48,7 @@ def examine(sop_class_uid: str, sop_instance_uid: str, syntax: UID, head: bytes,
         Not a data set, truncated, not the object that was announced, or pixels that do not fit their header.
     """
     if sop_class_uid not in IMAGE_CLASSES:
-        raise NotForUs(f"{UID(sop_class_uid).name} is not an MR image")
+        raise NotForUs(f"{uid_name(sop_class_uid)} is not an MR image")
     if syntax == DeflatedExplicitVRLittleEndian:
         check_inflation(data)
     try:
@@ -60,7 +61,7 @@ def examine(sop_class_uid: str, sop_instance_uid: str, syntax: UID, head: bytes,
     if header.own:
         raise NotForUs("derived by this product, sent back", own=True)
     if syntax not in IMAGE_TRANSFER_SYNTAXES:
-        raise NotForUs(f"MR image in {syntax.name}: lossy, or not to be decoded here; send it uncompressed")
+        raise NotForUs(f"MR image in {uid_name(syntax)}: lossy, or not to be decoded here; send it uncompressed")
     if header.refusal and header.refusal.code == "unreadable":
         raise Unreadable(header.refusal.sentence)
     check_pixels(ds)

@@ -37,6 +37,7 @@ from node.codecs import IMAGE_TRANSFER_SYNTAXES
 from node.commitment import Committer, reports_context
 from node.config import HEALTH_AE_TITLE, Settings
 from node.errors import Unreadable
+from node.identity import uid_name
 from node.intake import IMAGE_CLASSES, NotForUs, examine
 from node.journal import Journal
 from node.listener import DEFAULT_LIMITS, Limits, Listener
@@ -215,12 +216,12 @@ class Receiver:
         try:
             self._take(event, sop_class, uid, sender)
         except NotForUs as why:
-            log.debug("ignored", reason=str(why), sender=sender, instance=uid)
+            log.debug("ignored", reason=str(why), sender=sender, instance=uid_name(uid))
             self._journal.count("ignored", str(why), sender)
             if self._settings.ignored == "refuse" and not why.own:
                 return _response(CLASS_NOT_SUPPORTED, str(why))
         except Unreadable as why:
-            log.warning("rejected", reason=str(why), sender=sender, instance=uid)
+            log.warning("rejected", reason=str(why), sender=sender, instance=uid_name(uid))
             self._journal.count("rejected", str(why), sender)
             return _response(CANNOT_UNDERSTAND, str(why))
         return _response(SUCCESS)
