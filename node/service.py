@@ -23,6 +23,7 @@ from node.commitment import Committer
 from node.config import HEALTH_AE_TITLE, RECIPE_NAMES, Peer, Settings
 from node.deliver import Link, StoreLink, Unreachable, echo
 from node.errors import PermanentError
+from node.fetch import Fetcher
 from node.jobs import SpawnedWorker, Worker, compile_kernels, recipe_text
 from node.journal import Journal
 from node.log import get_logger
@@ -124,6 +125,7 @@ class Node:
         self._reconstructor.end()
         self._outbox.end()
         self._committer.end()
+        self._fetcher.end()
         for loop in self._loops:
             loop.join()
         self._close()
@@ -180,6 +182,9 @@ class Node:
         self._loops = [gather, reconstruct, deliver, Loop("clean", cleaner.step, _CLEAN_S)]
         if settings.asked:
             self._loops.append(Loop("commit", self._committer.step, _TICK_S))
+        self._fetcher = Fetcher(self.journal, settings, self._tls)
+        if settings.fetched_from:
+            self._loops.append(Loop("fetch", self._fetcher.step, _TICK_S))
         if settings.notice_after_min:
             notifier = Notifier(self.journal, settings, reconstruct.wake)
             self._loops.append(Loop("notify", notifier.step, min(5.0, settings.notice_after_min * 15)))
