@@ -125,8 +125,9 @@ def jobs_show(
         found = summaries(journal, acquisition)
         if not found:
             _stop(f"there is no acquisition {acquisition}")
-        parts = (part(journal, acquisition) for part in (deliveries, report, fetches))
-        whole = found[0], *parts
+        whole = (
+            found[0], deliveries(journal, acquisition), report(journal, acquisition), fetches(journal, acquisition),
+        )  # fmt: skip
     if as_json:
         print(json.dumps(one_as_values(*whole)))
     else:
