@@ -390,6 +390,7 @@ def test_a_journal_of_the_first_version_is_taken_over(tmp_path: Path, magnitude:
         db.execute("DROP INDEX acquisition_of_study")
         db.execute("DROP INDEX acquisition_changed")
         db.execute("DROP INDEX delivery_stored")
+        db.execute("DROP TABLE fetch")
         db.execute("ALTER TABLE delivery DROP COLUMN transaction_uid")
         db.execute("ALTER TABLE delivery DROP COLUMN asked")
         db.execute("PRAGMA user_version = 1")
