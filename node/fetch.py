@@ -27,6 +27,7 @@ from node.query import Query, Unanswered
 MOST_SERIES = 32
 """So many series are fetched that the node has nothing of: 16 echoes as series of their own, in two components."""
 COMPONENTS = 4
+"""Magnitude, phase, real, imaginary."""
 GRACE_S = 2.0
 
 log = get_logger("node.fetch")
@@ -106,6 +107,9 @@ class Fetcher:
         try:
             yield query
             query.close()
+        except BaseException:
+            query.cut()
+            raise
         finally:
             with self._lock:
                 self._open.remove(query)
@@ -148,10 +152,13 @@ def lacking(query: Query, study_uid: str, headers: Sequence[Header], known: dict
         if missing:
             most = len(missing) > len(have)
             yield Lack(series, len(missing), () if most else tuple(sorted(missing)))
-    slices = len({frame.position_mm for header in headers for frame in header.frames})
-    echoes = len({round(frame.te_s, 5) for header in headers for frame in header.frames})
-    enhanced = any(len(header.frames) > 1 for header in headers)
-    others = [(uid, n) for uid, n in sorted(listed.items()) if uid not in known and n]
-    fitting = [(uid, n) for uid, n in others if enhanced or (n % slices == 0 and n <= COMPONENTS * echoes * slices)]
-    for series, count in fitting[:MOST_SERIES]:
-        yield Lack(series, count)
+    fitting = [Lack(uid, n) for uid, n in sorted(listed.items()) if uid not in known and _may_belong(n, headers)]
+    yield from fitting[:MOST_SERIES]
+
+
+def _may_belong(images: int, headers: Sequence[Header]) -> bool:
+    """Whether a series of so many images can be of the scan; one of multi-frame objects can have any number."""
+    frames = [frame for header in headers for frame in header.frames]
+    slices, echoes = len({frame.position_mm for frame in frames}), len({round(frame.te_s, 5) for frame in frames})
+    enhanced = len(frames) > len(headers)
+    return 0 < images and (enhanced or (images % slices == 0 and images <= COMPONENTS * echoes * slices))

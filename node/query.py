@@ -20,6 +20,7 @@ from node.config import Peer
 from node.deliver import associate
 from node.errors import TransientError
 from node.identity import is_uid
+from node.vendors.convention import number, text
 
 FIND, MOVE = UID("1.2.840.10008.5.1.4.1.2.2.1"), UID("1.2.840.10008.5.1.4.1.2.2.2")
 """Study Root Query/Retrieve Information Model."""
@@ -88,9 +89,9 @@ class Query:
         wanted.NumberOfSeriesRelatedInstances = None
         found = {}
         for one in self._find(wanted):
-            uid, modality = str(one.get("SeriesInstanceUID", "")), one.get("Modality", "MR")
-            if is_uid(uid) and modality == "MR":
-                found[uid] = int(one.get("NumberOfSeriesRelatedInstances") or 0)
+            uid = text(one, "SeriesInstanceUID")
+            if is_uid(uid) and text(one, "Modality") in {"MR", ""}:
+                found[uid] = int(number(one, "NumberOfSeriesRelatedInstances") or 0)
         return found
 
     def images(self, study_uid: str, series_uid: str) -> set[str]:
@@ -103,7 +104,7 @@ class Query:
         """
         wanted = _identifier("IMAGE", study_uid, series_uid)
         wanted.SOPInstanceUID = ""
-        return {uid for one in self._find(wanted) if is_uid(uid := str(one.get("SOPInstanceUID", "")))}
+        return {uid for one in self._find(wanted) if is_uid(uid := text(one, "SOPInstanceUID"))}
 
     def move(self, study_uid: str, series_uid: str, sop_instance_uids: Sequence[str] = ()) -> Moved:
         """Have the peer send images of a series to the node, or all of them.
@@ -143,7 +144,7 @@ class Query:
     def _move(self, wanted: Dataset) -> Moved:
         *_, (last, _) = self._answers("move", wanted)
         sent, failed, warned = (
-            int(last.get(f"NumberOf{kind}Suboperations") or 0) for kind in ("Completed", "Failed", "Warning")
+            int(number(last, f"NumberOf{kind}Suboperations") or 0) for kind in ("Completed", "Failed", "Warning")
         )
         problem = "" if last.Status in {_SUCCESS, _SOME_FAILED} else self._said(last.Status, "C-MOVE", wanted)
         return Moved(sent + warned, failed, problem)

@@ -54,6 +54,7 @@ from node.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from node.config import HEALTH_AE_TITLE, Peer, Settings, Tls
 from node.jobs import InlineWorker, SpawnedWorker
 from node.overview import asides, summaries
+from node.query import FIND, MOVE
 from node.service import Node
 
 MARK = "ZZMARK"
@@ -267,12 +268,14 @@ class Pacs:
         self._ae = AE("PACS")
         self._ae.supported_contexts = StoragePresentationContexts
         self._ae.add_supported_context(Verification)
-        self._ae.add_supported_context(PUSH_MODEL)
+        for uid in (PUSH_MODEL, FIND, MOVE):
+            self._ae.add_supported_context(uid)
         self.node_port = 0
 
     def __enter__(self) -> Pacs:
         handlers: list[evt.EventHandlerType] = [
             (evt.EVT_CONN_OPEN, on_open), (evt.EVT_C_STORE, self._on_store), (evt.EVT_N_ACTION, self._on_action),
+            (evt.EVT_C_FIND, self._on_find),
         ]  # fmt: skip
         server = self._ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
         assert server is not None
@@ -294,6 +297,16 @@ class Pacs:
         if answer.Status in {0x0000, 0xB000}:
             self.stored.add(str(ds.SOPInstanceUID))
         return answer
+
+    def _on_find(self, _: evt.Event) -> Iterator[tuple[Dataset, Dataset | None]]:
+        """Tells more than it was asked for, and fails."""
+        status, found, failed = Dataset(), Dataset(), Dataset()
+        status.Status, failed.Status = 0xFF00, 0xC001
+        found.PatientName, found.SeriesDescription, found.Modality = f"{MARK}^Found", MARK, "MR"
+        found.SeriesInstanceUID, found.NumberOfSeriesRelatedInstances = MARK, 16
+        failed.ErrorComment = f"{MARK}^Found"
+        yield status, found
+        yield failed, None
 
     def _on_action(self, event: evt.Event) -> tuple[int, None]:
         """Reports nonsense, then that the first object failed."""
@@ -495,7 +508,8 @@ def test_a_site_at_work(
             tmp_path,
             'deliver_to = ["pacs", "web"]\nnotice_after_min = 0.02\nsegmentation = true\nparametric_map = true\n'
             '[peers.scanner]\nae_title = "SCANNER"\n'
-            f'[peers.pacs]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {pacs.port}\ncommitment = true\n'
+            f'[peers.pacs]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {pacs.port}\n'
+            "commitment = true\nfetch = true\n"
             f'[peers.web]\nurl = "{web.url}"\n',
         )
         try:
@@ -523,6 +537,7 @@ def test_a_site_at_work(
         finally:
             served.stop()
     states = {a["state"] for a in acquisitions.values()}
+    assert "pacs was asked" in "".join(printed)
     assert states >= {"incomplete", "refused", "failed", "delivering"}, states
     found = traces("\n".join(scanner.told), "an answer") + traces("\n".join(printed), "what is printed")
     found += traces(served.log.read_bytes(), "the log")

@@ -302,7 +302,7 @@ ABSENT = Peer(ae_title="ARCHIVE", host="127.0.0.1", port=1, fetch=True)
 
 @pytest.fixture
 def nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `node.deliver.associate` says it; pynetdicom would leave a socket open, of which the interpreter complains."""
+    """As `node.deliver.associate` says it; pynetdicom would leave a socket open, and the interpreter complain of it."""
 
     def absent(*_: object) -> None:
         raise Unreachable("no association with ARCHIVE: nobody answers there")
