@@ -6,7 +6,7 @@ LEVEL ?= quick
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo validate test fuzz check format bench bench-compare bench-scale bench-loading accuracy lock image clean
+.PHONY: help demo validate test fuzz check format bench bench-compare bench-scale bench-loading bench-receiving bench-site accuracy lock image clean
 
 help:
 	@echo "make demo    phantom patient -> scanner -> node -> PACS: pictures, a page and a table in demo-out/"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench   seconds per stage beside the machine's own floor, peak memory; JSON below benchmarks/results/"
 	@echo "make bench-compare  the two newest of these as ratios; make bench-scale  64 to 384 voxels cubed"
 	@echo "make bench-loading  seconds and memory from files to arrays, for every vendor"
+	@echo "make bench-receiving  images per second beside Orthanc and DCMTK; make bench-site  turn-around by stage"
 	@echo "make accuracy  errors on simulated heads that nothing was tuned on (ten minutes)"
 	@echo "make lock    renew requirements/*.txt from pyproject.toml"
 	@echo "make image   build the container image without a container engine"
@@ -55,6 +56,12 @@ bench-scale: .venv/run.stamp
 
 bench-loading: .venv/run.stamp
 	$(BIN)/python -m benchmarks.loading
+
+bench-receiving: .venv/run.stamp
+	$(BIN)/python -m benchmarks.receiving
+
+bench-site: .venv/run.stamp
+	$(BIN)/python -m benchmarks.site
 
 accuracy: .venv/run.stamp
 	$(BIN)/python -m benchmarks.accuracy

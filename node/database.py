@@ -15,7 +15,7 @@ from typing import Any
 
 from node.errors import PermanentError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 _SCHEMA = """
 CREATE TABLE acquisition (
@@ -26,7 +26,8 @@ CREATE INDEX acquisition_of_study ON acquisition (study_uid);
 CREATE INDEX acquisition_changed ON acquisition (changed_at);
 CREATE TABLE instance (
     sop_instance_uid TEXT PRIMARY KEY, acquisition_id INTEGER NOT NULL REFERENCES acquisition, sha256 TEXT NOT NULL,
-    sender TEXT NOT NULL, header TEXT NOT NULL, received_at REAL NOT NULL) STRICT;
+    sender TEXT NOT NULL, header TEXT NOT NULL, received_at REAL NOT NULL,
+    content TEXT NOT NULL DEFAULT '') STRICT;
 CREATE INDEX instance_of_acquisition ON instance (acquisition_id);
 CREATE TABLE job (
     id INTEGER PRIMARY KEY, acquisition_id INTEGER NOT NULL REFERENCES acquisition, state TEXT NOT NULL,
@@ -63,6 +64,7 @@ _UPGRADES = (
     ALTER TABLE delivery ADD COLUMN asked INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX delivery_stored ON delivery (next_try_at) WHERE state = 'stored'
     """,
+    "ALTER TABLE instance ADD COLUMN content TEXT NOT NULL DEFAULT ''",
     """
     UPDATE instance SET header = json_remove(header, '$.protocol', '$.scan', '$.frame_of_reference_uid');
     CREATE TABLE fetch (

@@ -108,7 +108,7 @@ class Fetcher:
             yield query
             query.close()
         except BaseException:
-            query.cut()
+            query.abort()
             raise
         finally:
             with self._lock:
@@ -161,4 +161,4 @@ def _may_belong(images: int, headers: Sequence[Header]) -> bool:
     frames = [frame for header in headers for frame in header.frames]
     slices, echoes = len({frame.position_mm for frame in frames}), len({round(frame.te_s, 5) for frame in frames})
     enhanced = len(frames) > len(headers)
-    return 0 < images and (enhanced or (images % slices == 0 and images <= COMPONENTS * echoes * slices))
+    return images > 0 and (enhanced or (images % slices == 0 and images <= COMPONENTS * echoes * slices))

@@ -1,68 +1,155 @@
 """What an object that came over the wire is: not for us, unusable, or an image with its header.
 
-Reads bytes; knows no network, journal or disk.
+Reads bytes; knows no network, journal or disk beyond the files that it is given.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
+from typing import Literal
 
 import pydicom
+from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, EnhancedMRImageStorage, MRImageStorage
 
+from node import multiframe
+from node.assemble import acquisition_key
 from node.codecs import IMAGE_TRANSFER_SYNTAXES, check_inflation, check_pixels
-from node.errors import Unreadable
+from node.errors import Refused, Unreadable
 from node.headers import Header, read_header
 from node.identity import uid_name
 from node.site import Site
+from node.vendors.convention import number
 
 IMAGE_CLASSES = frozenset({MRImageStorage, EnhancedMRImageStorage})
 """SOP classes that can be part of an acquisition. Objects of every other class are ignored."""
 
+_NUMBERS = (
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "ImagingFrequency",
+    "MagneticFieldStrength",
+)
+
 
 class NotForUs(Exception):
-    """The object is of no use to the node; the message says why, `own` whether it is one of the node's own."""
-
-    def __init__(self, why: str, own: bool = False) -> None:
-        super().__init__(why)
-        self.own = own
+    """The object is of no use to the node; the message says why."""
 
 
-def examine(sop_class_uid: str, sop_instance_uid: str, syntax: UID, head: bytes, data: bytes, site: Site) -> Header:
-    """The header of an image that can be part of an acquisition. Pixels are checked, but not decoded.
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What the journal is told about an image.
 
     Parameters
     ----------
-    sop_class_uid, sop_instance_uid, syntax
-        As the C-STORE request and its presentation context say.
-    head, data
-        What comes before the data set in a file, and the data set.
+    header
+        `node.headers.Header.to_json`.
+    content
+        SHA-256 of all that reconstruction takes from it: equal in two objects that differ in nothing else.
+    """
+
+    study_uid: str
+    key: str
+    sop_instance_uid: str
+    header: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Useless:
+    """An object that is not taken, and why: ignored (not for us) or rejected (unusable)."""
+
+    kind: Literal["ignored", "rejected"]
+    reason: str
+    sop_instance_uid: str
+
+
+def not_for_us(sop_class_uid: str, syntax: UID) -> str:
+    """Why objects of this class in this transfer syntax are of no use, whatever is in them; empty if they are."""
+    if sop_class_uid not in IMAGE_CLASSES:
+        return f"{uid_name(sop_class_uid)} is not an MR image"
+    if syntax not in IMAGE_TRANSFER_SYNTAXES:
+        return f"MR image in {uid_name(syntax)}: lossy, or not to be decoded here; send it uncompressed"
+    return ""
+
+
+def examine_files(files: Sequence[tuple[Path, int]], site: Site) -> list[Image | Useless]:
+    """What came, of files with the place at which their data set begins."""
+    return [_examine_file(path, start, site) for path, start in files]
+
+
+def _examine_file(path: Path, start: int, site: Site) -> Image | Useless:
+    content = path.read_bytes()
+    try:
+        return examine(content, start, site)
+    except NotForUs as why:
+        return Useless("ignored", str(why), _announced(content[:start]))
+    except Unreadable as why:
+        return Useless("rejected", str(why), _announced(content[:start]))
+
+
+def _announced(head: bytes) -> str:
+    return str(pydicom.dcmread(BytesIO(head)).file_meta.MediaStorageSOPInstanceUID)
+
+
+def examine(content: bytes, start: int, site: Site) -> Image:
+    """What the journal keeps of an image. Pixels are checked, but not decoded.
+
+    Parameters
+    ----------
+    content, start
+        The file, and the place at which its data set begins; before that stands what the sender announced.
     site
         What this site states about its scanners.
 
     Raises
     ------
     NotForUs
-        Not an MR image, derived by this product, or compressed in a way that is lossy or cannot be decoded here.
+        Derived by this product.
     Unreadable
         Not a data set, truncated, not the object that was announced, or pixels that do not fit their header.
     """
-    if sop_class_uid not in IMAGE_CLASSES:
-        raise NotForUs(f"{uid_name(sop_class_uid)} is not an MR image")
-    if syntax == DeflatedExplicitVRLittleEndian:
-        check_inflation(data)
     try:
-        ds = pydicom.dcmread(BytesIO(head + data))
+        if DeflatedExplicitVRLittleEndian.encode() in content[:start]:
+            check_inflation(content[start:])
+        ds = pydicom.dcmread(BytesIO(content))
         header = read_header(ds, site)
+    except Unreadable:
+        raise
     except Exception as error:  # pydicom raises nearly anything on nonsense
         raise Unreadable(f"not a DICOM data set ({type(error).__name__})") from error
-    if header.sop_instance_uid != sop_instance_uid or header.sop_class_uid != sop_class_uid:
+    announced = ds.file_meta
+    uids = announced.MediaStorageSOPInstanceUID, announced.MediaStorageSOPClassUID
+    if (header.sop_instance_uid, header.sop_class_uid) != uids:
         raise Unreadable("the data set is not the object that the C-STORE request announced, or is cut off")
     if header.own:
-        raise NotForUs("derived by this product, sent back", own=True)
-    if syntax not in IMAGE_TRANSFER_SYNTAXES:
-        raise NotForUs(f"MR image in {uid_name(syntax)}: lossy, or not to be decoded here; send it uncompressed")
+        raise NotForUs("derived by this product, sent back")
     if header.refusal and header.refusal.code == "unreadable":
         raise Unreadable(header.refusal.sentence)
     check_pixels(ds)
-    return header
+    line = header.to_json()
+    return Image(
+        header.study_uid, acquisition_key(header), header.sop_instance_uid, line, _content(ds, header, line, site)
+    )
+
+
+def _content(ds: Dataset, header: Header, line: str, site: Site) -> str:
+    """An archive may add, drop and correct what no reconstruction looks at, when it sends an image again."""
+    parts = [line, *(repr(number(ds, name)) for name in _NUMBERS)]
+    convention = site.convention_of(header.manufacturer)
+    if convention:
+        frames = multiframe.frames(ds)
+        for frame in header.frames:
+            try:
+                parts.append(repr(convention.rescale(frames[frame.index], frame.component)))
+            except Refused as why:
+                parts.append(why.refusal.code)
+    found = hashlib.sha256("\n".join(parts).encode())
+    found.update(ds.PixelData)
+    return found.hexdigest()

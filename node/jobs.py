@@ -89,16 +89,18 @@ class SpawnedWorker(ProcessPoolExecutor):
         Folder for compiled kernels, unless ``NUMBA_CACHE_DIR`` names one that can be written.
     processes
         How many.
+    niceness
+        By how much they stand back for others.
     """
 
-    def __init__(self, threads: int, cache_dir: Path, processes: int = 1) -> None:
+    def __init__(self, threads: int, cache_dir: Path, processes: int = 1, niceness: int = 0) -> None:
         theirs, self._ours = multiprocessing.Pipe(duplex=False)
         self._killing = threading.Lock()
         super().__init__(
             max_workers=processes,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_initialise,
-            initargs=(threads, str(cache_dir), theirs),
+            initargs=(threads, str(cache_dir), theirs, niceness),
         )
 
     def kill(self) -> None:
@@ -108,9 +110,10 @@ class SpawnedWorker(ProcessPoolExecutor):
             self.shutdown(wait=True, cancel_futures=True)
 
 
-def _initialise(threads: int, cache_dir: str, parent: Connection) -> None:
+def _initialise(threads: int, cache_dir: str, parent: Connection, niceness: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the node, which decides
     os.umask(0o077)
+    os.nice(niceness)
     configure()  # what libraries say here would stand on the node's standard error as it is
     if threads:
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))

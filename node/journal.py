@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -36,6 +37,7 @@ from node.records import Gathering, Job, Notice, Received, Result, Settled, Stop
 
 _SAME_STUDY = "(SELECT id FROM acquisition WHERE study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))"
 _NOTICE = TypeAdapter(Notice)
+Aside = Literal["ignored", "rejected", "conflict"]
 
 
 class Journal:
@@ -66,12 +68,15 @@ class Journal:
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._db = Database(path)
+        self._tallying = threading.Lock()
+        self._counted: dict[tuple[Aside, str, str], tuple[int, float]] = {}
         self.deliveries = Deliveries(self._db, clock)
         self.fetches = Fetches(self._db, clock)
         self.keeping = Keeping(self._db, clock)
 
     def close(self) -> None:
         """Close the file. Nothing else may be called afterwards."""
+        self.tally()
         self._db.close()
 
     # --- receiving
@@ -81,51 +86,67 @@ class Journal:
         rows = self._db.rows("SELECT sha256 FROM instance WHERE sop_instance_uid = ?", sop_instance_uid)
         return str(rows[0][0]) if rows else None
 
-    def add(self, obj: Received) -> Literal["stored", "duplicate", "conflict"]:
-        """Enter a received object; its acquisition is open (again) from now.
+    def repeats(self, obj: Received) -> int | None:
+        """The acquisition that has this object: the same bytes, or none that differ where it matters (`content`)."""
+        rows = self._db.rows(
+            "SELECT acquisition_id FROM instance WHERE sop_instance_uid = ?1 "
+            "AND (sha256 = ?2 OR (content = ?3 AND content <> ''))",
+            obj.sop_instance_uid, obj.sha256, obj.content,
+        )  # fmt: skip
+        return int(rows[0][0]) if rows else None
+
+    def add(self, *objects: Received) -> list[Literal["stored", "duplicate", "conflict"]]:
+        """Enter received objects, in one transaction; their acquisitions are open (again) from now.
 
         An object that came before changes nothing. A UID that came before with other content is a conflict:
         the first stays, the second is counted aside.
         """
         now = self._clock()
         with self._db.transaction() as db:
-            before = self.seen(obj.sop_instance_uid)
-            if before == obj.sha256:
-                return "duplicate"
-            if before is not None:
-                reason = "an instance UID came again with other content or encoding: the first is used"
-                self._count(db, "conflict", reason, obj.sender, now)
-                return "conflict"
-            (acquisition,) = db.execute(
-                "INSERT INTO acquisition (key, study_uid, state, changed_at) VALUES (?, ?, 'receiving', ?) "
-                "ON CONFLICT DO UPDATE SET state = 'receiving', code = '', sentence = '', "
-                "changed_at = excluded.changed_at RETURNING id",
-                (obj.key, obj.study_uid, now),
-            ).fetchone()
-            db.execute(
-                "UPDATE job SET state = 'superseded', changed_at = ? "
-                "WHERE acquisition_id = ? AND state IN ('queued', 'running')",
-                (now, acquisition),
-            )
-            self._drop_notice(db, acquisition, now)
-            db.execute(
-                "INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?)",
-                (obj.sop_instance_uid, acquisition, obj.sha256, obj.sender, obj.header, now),
-            )
+            return [self._add(db, obj, now) for obj in objects]
+
+    def _add(self, db: sqlite3.Connection, obj: Received, now: float) -> Literal["stored", "duplicate", "conflict"]:
+        if self.repeats(obj) is not None:
+            return "duplicate"
+        if self.seen(obj.sop_instance_uid) is not None:
+            reason = "an instance UID came again with other content or encoding: the first is used"
+            self.count("conflict", reason, obj.sender)
+            return "conflict"
+        (acquisition,) = db.execute(
+            "INSERT INTO acquisition (key, study_uid, state, changed_at) VALUES (?, ?, 'receiving', ?) "
+            "ON CONFLICT DO UPDATE SET state = 'receiving', code = '', sentence = '', "
+            "changed_at = excluded.changed_at RETURNING id",
+            (obj.key, obj.study_uid, now),
+        ).fetchone()
+        db.execute(
+            "UPDATE job SET state = 'superseded', changed_at = ? "
+            "WHERE acquisition_id = ? AND state IN ('queued', 'running')",
+            (now, acquisition),
+        )
+        self._drop_notice(db, acquisition, now)
+        db.execute(
+            "INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (obj.sop_instance_uid, acquisition, obj.sha256, obj.sender, obj.header, now, obj.content),
+        )
         return "stored"
 
-    def count(self, kind: Literal["ignored", "rejected"], reason: str, sender: str) -> None:
-        """Count an object that is not taken: ignored (not for us) or rejected (unusable)."""
-        with self._db.transaction() as db:
-            self._count(db, kind, reason, sender, self._clock())
+    def count(self, kind: Aside, reason: str, sender: str) -> None:
+        """Count an object that is not taken: ignored (not for us) or rejected (unusable). On disk after `tally`."""
+        with self._tallying:
+            count, _ = self._counted.get((kind, reason, sender), (0, 0.0))
+            self._counted[kind, reason, sender] = (count + 1, self._clock())
 
-    @staticmethod
-    def _count(db: sqlite3.Connection, kind: str, reason: str, sender: str, now: float) -> None:
-        db.execute(
-            "INSERT INTO aside VALUES (?, ?, ?, 1, ?) "
-            "ON CONFLICT DO UPDATE SET count = count + 1, last_at = excluded.last_at",
-            (kind, reason, sender, now),
-        )
+    def tally(self) -> None:
+        """Write what was counted: not at every count, since whoever knocks at a port can bring one about."""
+        with self._tallying:
+            counted, self._counted = self._counted, {}
+        if counted:
+            with self._db.transaction() as db:
+                db.executemany(
+                    "INSERT INTO aside VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+                    "SET count = count + excluded.count, last_at = excluded.last_at",
+                    [(*aside, count, last_at) for aside, (count, last_at) in counted.items()],
+                )
 
     # --- assembling
 
@@ -390,4 +411,5 @@ class Journal:
 
     def query(self, sql: str, *parameters: Any) -> list[Any]:
         """Rows of a SELECT, for those who only look."""
+        self.tally()
         return self._db.rows(sql, *parameters)

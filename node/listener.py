@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-import struct
 import threading
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -26,13 +23,12 @@ from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu import A_ASSOCIATE_RQ
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from node.log import get_logger
+from node.stream import Store, Stream, hang_up
 from node.tls import why_failed
 
-_LARGEST_REQUEST, _LARGEST_MESSAGE = 1 << 18, 1 << 20
-"""A request has at most 128 presentation contexts, 150 kB with all syntaxes; the node asks for PDUs of 128 kB."""
 _ASSOCIATION_REQUEST, _CLOSED = "Evt6", "Evt17"
 """PS3.8 Table 9-10."""
 
@@ -86,6 +82,8 @@ class Listener(ThreadedAssociationServer):
         As for ``AE.start_server``.
     tls
         Gives the context for the next connection; None: without TLS.
+    store
+        Takes C-STORE requests.
     alarm
         ``alarm(what, address=...)`` hears of callers that are no DICOM peers.
     limits
@@ -100,11 +98,13 @@ class Listener(ThreadedAssociationServer):
         address: tuple[str, int],
         contexts: list[Any],
         handlers: list[Any],
+        store: Store,
         tls: Callable[[], ssl.SSLContext] | None,
         alarm: Callable[..., None],
         limits: Limits,
     ) -> None:
         self.limits = limits
+        self.store = store
         self.alarm = alarm
         self._tls = tls
         self._waiting: dict[socket.socket, _Waiting] = {}
@@ -169,7 +169,7 @@ class Listener(ThreadedAssociationServer):
         """Close the port and what waits at it."""
         with self._counting:
             for connection in self._waiting:
-                _hang_up(connection)
+                hang_up(connection)
         super().server_close()
 
     def _shakes_hands(self, connection: socket.socket, waiting: _Waiting) -> bool:
@@ -207,7 +207,7 @@ class Listener(ThreadedAssociationServer):
     def _close(self, connection: socket.socket, why: str) -> None:
         waiting = self._waiting.pop(connection)
         waiting.closed_for = why
-        _hang_up(connection)
+        hang_up(connection)
 
 
 class _BeginsWithItsRequest(RequestHandler):
@@ -218,14 +218,15 @@ class _BeginsWithItsRequest(RequestHandler):
         association = self._create_association()
         dul = association.dul
         dul.state_machine = _StateMachine(dul)
-        reader = _Reader(cast(AssociationSocket, dul.socket), listener)
+        alarm = partial(listener.alarm, address=association.requestor.address)
+        stream = Stream(association, listener.limits.request_s, alarm, listener.store)
         evt.trigger(association, evt.EVT_CONN_OPEN, {"address": self.client_address})
-        dul._read_pdu_data()
+        stream.read_one()
         if _asks(dul):
-            reader.limit_s, reader.largest = listener.limits.message_s, _LARGEST_MESSAGE
+            stream.admit(listener.limits.message_s)
             listener.begin(self.request, association)
         elif dul.event_queue.queue[-1] != _CLOSED:
-            reader.alarm("what was received is not an association request")
+            alarm("what was received is not an association request")
 
 
 def _asks(dul: DULServiceProvider) -> bool:
@@ -252,78 +253,9 @@ class _StateMachine(StateMachine):
             self.dul.kill_dul()
 
 
-class _Reader:
-    """Reads from a connection instead of pynetdicom: only what can be DICOM, and no message for ever.
-
-    What is not ends the connection, as if the other side had closed it.
-    """
-
-    def __init__(self, connection: AssociationSocket, listener: Listener) -> None:
-        self.limit_s, self.largest = listener.limits.request_s, _LARGEST_REQUEST
-        self.alarm = partial(listener.alarm, address=connection.assoc.requestor.address)
-        self._socket = cast(socket.socket, connection.socket)
-        self._deadline = 0.0
-        self._header_next = True
-        connection.recv = self.recv  # type: ignore[assignment, method-assign]
-        connection._shutdown_socket = self.close  # type: ignore[method-assign]
-
-    def recv(self, size: int) -> bytearray:
-        """So many bytes, or fewer at the end: by turns the six of a PDU's header and the length that it announces."""
-        if self._header_next:
-            self._deadline = time.monotonic() + self.limit_s
-        try:
-            data = self._read(size)
-        except TimeoutError:
-            return self._end(f"no whole DICOM message within {self.limit_s:g} s")
-        except OSError:
-            return bytearray()
-        if len(data) == size and self._fits(data):
-            return data
-        if data or not self._header_next:
-            cut = "the connection ended in the middle of a DICOM message"
-            return self._end("what was received is not a DICOM message" if self._header_next else cut)
-        return data
-
-    def _fits(self, data: bytearray) -> bool:
-        """Whether what was read can be what is expected: a header that announces something, or what it announced."""
-        if self._header_next:
-            kind, length = struct.unpack(">BxL", data)
-            if not 1 <= kind <= 7 or length > self.largest:
-                return False
-        self._header_next = not self._header_next
-        return True
-
-    def _read(self, size: int) -> bytearray:
-        data = bytearray(size)
-        view, have = memoryview(data), 0
-        while have < size:
-            self._socket.settimeout(max(self._deadline - time.monotonic(), 1e-3))
-            count = self._socket.recv_into(view[have:])
-            if count == 0:
-                break
-            have += count
-        self._socket.settimeout(self.limit_s)
-        return data if have == size else data[:have]
-
-    def _end(self, why: str) -> bytearray:
-        self.alarm(why)
-        return bytearray()
-
-    def close(self) -> None:
-        """Close the connection, even if the other side has; pynetdicom would leave its descriptor open then."""
-        _hang_up(self._socket)
-        self._socket.close()
-
-
 def _says_something(connection: ssl.SSLSocket) -> bool:
     """Whether a first byte comes; monitors open a port and close it."""
     try:
         return bool(socket.socket.recv(connection, 1, socket.MSG_PEEK))
     except ConnectionError:
         return False
-
-
-def _hang_up(connection: socket.socket) -> None:
-    """End a connection that another thread reads from: the other thread is told, the descriptor stays its own."""
-    with suppress(OSError):
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)

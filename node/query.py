@@ -129,6 +129,11 @@ class Query:
         if self._assoc.is_established:
             self._assoc.release()
 
+    def abort(self) -> None:
+        """End the association as it is."""
+        if self._assoc.is_established:
+            self._assoc.abort()
+
     def cut(self) -> None:
         """Close the connection under the association, from any thread: what waits for an answer gets none."""
         cut(self._assoc)

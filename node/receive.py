@@ -1,8 +1,8 @@
-"""The storage SCP: an object is answered with Success when, and only when, it is safe in spool and journal.
+"""The storage SCP: an object is answered with Success when, and only when, it is safe.
 
 Every storage class is accepted, because PACS and scanners route whole studies; what is not for us is answered
-Success (unless the site wants otherwise), not kept, and counted. `access` says who is heard, `listener` reads from
-the network. Does not know what acquisitions are.
+Success (unless the site wants otherwise), not kept, and counted. `access` says who is heard, `stream` reads from
+the network, `inbox` keeps, `indexing` looks at what is in it. Does not know what acquisitions are.
 
 References: PS3.4 Annex B (storage service class, Table B.2-1 for the status codes), PS3.8 section 9.3.
 """
@@ -14,16 +14,14 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 from weakref import WeakKeyDictionary
 
-from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, build_context, evt, register_uid
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
@@ -31,24 +29,21 @@ from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import AssociationSocket
 
 from node.access import UNDECIDED, Denial, Line, denial
-from node.assemble import acquisition_key
 from node.association import MAXIMUM_PDU, VERIFICATION, on_open
 from node.codecs import IMAGE_TRANSFER_SYNTAXES
 from node.commitment import Committer, reports_context
 from node.config import HEALTH_AE_TITLE, Settings
-from node.errors import Unreadable
-from node.identity import uid_name
-from node.intake import IMAGE_CLASSES, NotForUs, examine
+from node.dimse import Request, file_head
+from node.inbox import Arrival, NoSpace, Sealed
+from node.indexing import Indexer
+from node.intake import IMAGE_CLASSES, not_for_us
 from node.journal import Journal
 from node.listener import DEFAULT_LIMITS, Limits, Listener
 from node.log import get_logger
-from node.records import Received
-from node.spool import NoSpace, Spool, digest
 from node.tls import Credentials, names
 
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
-CANNOT_UNDERSTAND = 0xC000
 PROCESSING_FAILURE = 0x0110
 CLASS_NOT_SUPPORTED = 0x0122
 UNRECOGNISED_OPERATION = 0x0211
@@ -60,11 +55,21 @@ _LONGEST_SILENCE_S = 600.0
 _CLOSING_S = 10.0
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
+Answer = tuple[int, str]
+"""Status and comment of a response."""
+
 log = get_logger("node.receive")
 
 
 class Receiver:
-    """Listens from `start` to `stop`. ``committer`` hears what peers report about storage commitment.
+    """Listens from `start` to `stop`.
+
+    Parameters
+    ----------
+    arrived
+        Called when the indexer has something to do.
+    committer
+        Hears what peers report about storage commitment.
 
     Attributes
     ----------
@@ -78,14 +83,16 @@ class Receiver:
     def __init__(
         self,
         settings: Settings,
-        spool: Spool,
+        indexer: Indexer,
         journal: Journal,
+        arrived: Callable[[], None] = lambda: None,
         committer: Committer | None = None,
         credentials: Credentials | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._settings = settings
-        self._spool = spool
+        self._indexer = indexer
+        self._arrived = arrived
         self._journal = journal
         self._committer = committer
         self._credentials = credentials
@@ -118,13 +125,14 @@ class Receiver:
         handlers = [
             (evt.EVT_CONN_OPEN, self._on_connection),
             (evt.EVT_REQUESTED, self._on_request),
-            (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_N_EVENT_REPORT, self._on_report),
             (evt.EVT_N_ACTION, lambda _: (UNRECOGNISED_OPERATION, None)),
         ]
         contexts = [build_context(VERIFICATION)]
         try:
-            return Listener(self._ae, (host, port), contexts, handlers, tls, self._on_nonsense, self._limits)
+            return Listener(
+                self._ae, (host, port), contexts, handlers, self._store, tls, self._on_nonsense, self._limits
+            )
         except OSError as error:
             raise OSError(error.errno, f"{host}:{port}: {error.strerror or error}") from error
 
@@ -140,8 +148,8 @@ class Receiver:
             association.join(timeout=10.0)
 
     def senders(self) -> frozenset[str]:
-        """Calling AE titles that have an association open now."""
-        return frozenset(a.requestor.ae_title for a in self._open())
+        """Calling AE titles that have an association open now, or whose objects are still to be entered."""
+        return self._indexer.senders() | {a.requestor.ae_title for a in self._open()}
 
     def _open(self) -> list[Association]:
         return [a for a in self._associations if a.is_established]
@@ -196,52 +204,78 @@ class Receiver:
 
     # --- what is kept
 
-    def _on_store(self, event: evt.Event) -> Dataset:
-        sender = event.assoc.requestor.ae_title
+    def _store(self, association: Association, request: Request) -> _Taking:
+        return _Taking(self, association, request)
+
+    def _begin(self, association: Association, request: Request) -> Arrival | Answer:
+        """A place for the object, or why it is not kept."""
+        sender = association.requestor.ae_title
         if sender == HEALTH_AE_TITLE:
-            return _response(NOT_AUTHORISED)
+            return NOT_AUTHORISED, ""
+        syntax = UID(association._accepted_cx[request.context_id].transfer_syntax[0])
+        why = not_for_us(request.sop_class_uid, syntax)
+        if why:
+            log.debug("ignored", reason=why, sender=sender, instance=request.sop_instance_uid)
+            self._journal.count("ignored", why, sender)
+            return (CLASS_NOT_SUPPORTED, why) if self._settings.ignored == "refuse" else (SUCCESS, "")
+        return self._indexer.inbox.begin(file_head(request, syntax), sender)
+
+    def _received(self, sealed: Sealed) -> None:
+        self._indexer.put(sealed)
+        self._arrived()
+
+
+class _Taking:
+    """One C-STORE request, from its command to its answer."""
+
+    def __init__(self, receiver: Receiver, association: Association, request: Request) -> None:
+        self._receiver = receiver
+        self._sender = association.requestor.ae_title
+        self._arrival: Arrival | None = None
+        self._answer: Answer = (SUCCESS, "")
+        with self._answering():
+            begun = receiver._begin(association, request)
+            if isinstance(begun, Arrival):
+                self._arrival = begun
+            else:
+                self._answer = begun
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """What goes wrong is the answer; the rest of the data set is read and dropped."""
         try:
-            return self._answer(event, sender)
+            yield
         except NoSpace as why:
-            log.warning("refused: no space", reason=str(why), sender=sender)
-            return _response(OUT_OF_RESOURCES, str(why))
+            log.warning("refused: no space", reason=str(why), sender=self._sender)
+            self._give_up((OUT_OF_RESOURCES, str(why)))
         except Exception as error:
-            log.exception("refused: cannot store", sender=sender)
+            log.exception("refused: cannot store", sender=self._sender)
             full = getattr(error, "errno", None) in _DISK_FULL or "disk is full" in str(error)
-            return _response(OUT_OF_RESOURCES if full else PROCESSING_FAILURE, "cannot store, see the node's log")
+            self._give_up((OUT_OF_RESOURCES if full else PROCESSING_FAILURE, "cannot store, see the node's log"))
 
-    def _answer(self, event: evt.Event, sender: str) -> Dataset:
-        request = cast(C_STORE, event.request)
-        uid, sop_class = str(request.AffectedSOPInstanceUID), str(request.AffectedSOPClassUID)
-        try:
-            self._take(event, sop_class, uid, sender)
-        except NotForUs as why:
-            log.debug("ignored", reason=str(why), sender=sender, instance=uid_name(uid))
-            self._journal.count("ignored", str(why), sender)
-            if self._settings.ignored == "refuse" and not why.own:
-                return _response(CLASS_NOT_SUPPORTED, str(why))
-        except Unreadable as why:
-            log.warning("rejected", reason=str(why), sender=sender, instance=uid_name(uid))
-            self._journal.count("rejected", str(why), sender)
-            return _response(CANNOT_UNDERSTAND, str(why))
-        return _response(SUCCESS)
+    def _give_up(self, answer: Answer) -> None:
+        self._answer = answer
+        self.cut()
 
-    def _take(self, event: evt.Event, sop_class: str, uid: str, sender: str) -> None:
-        data = event.encoded_dataset(include_meta=False)
-        sha256 = digest(data)
-        if self._journal.seen(uid) == sha256:
-            return
-        head = b"\0" * 128 + b"DICM" + encode_file_meta(event.file_meta)
-        header = examine(sop_class, uid, event.context.transfer_syntax, head, data, self._settings.site)
-        self._spool.keep(sha256, (head, data))
-        outcome = self._journal.add(
-            Received(header.study_uid, acquisition_key(header), uid, sha256, sender, header.to_json())
-        )
-        if outcome == "conflict":
-            log.warning(
-                "same instance UID, other content or encoding: the first is used, the other kept",
-                sender=sender, instance=uid, kept=f"{sha256}.dcm",
-            )  # fmt: skip
+    def write(self, data: memoryview) -> None:
+        """Keep a piece of the data set."""
+        if self._arrival:
+            with self._answering():
+                self._arrival.write(data)
+
+    def answer(self) -> Answer:
+        """Status and comment; Success when the object is safe."""
+        arrival, self._arrival = self._arrival, None
+        if arrival:
+            with self._answering():
+                self._receiver._received(arrival.seal())
+        return self._answer
+
+    def cut(self) -> None:
+        """Forget what came."""
+        arrival, self._arrival = self._arrival, None
+        if arrival:
+            arrival.drop()
 
 
 def _line(assoc: Association) -> Line:
@@ -287,11 +321,3 @@ def _is_storage(uid: UID) -> bool:
             register_uid(uid, f"Storage_{uid.replace('.', '_')}", StorageServiceClass)
             return True
     return issubclass(service, StorageServiceClass)
-
-
-def _response(status: int, comment: str = "") -> Dataset:
-    ds = Dataset()
-    ds.Status = status
-    if comment:
-        ds.ErrorComment = comment[:64]
-    return ds

@@ -24,6 +24,8 @@ from node.config import HEALTH_AE_TITLE, RECIPE_NAMES, Peer, Settings
 from node.deliver import Link, StoreLink, Unreachable, echo
 from node.errors import PermanentError
 from node.fetch import Fetcher
+from node.inbox import Inbox
+from node.indexing import Indexer
 from node.jobs import SpawnedWorker, Worker, compile_kernels, recipe_text
 from node.journal import Journal
 from node.log import get_logger
@@ -39,6 +41,8 @@ from node.warm import ABOUT_S, SHIPPED, Warmed, choose_cache, is_warm, kernel_ca
 JOURNAL = "journal.sqlite"
 _TICK_S = 0.5
 _CLEAN_S = 15.0
+_READER_NICENESS = 5
+"""Of the process that reads headers: images are received before they are looked at."""
 
 log = get_logger("node.service")
 
@@ -76,6 +80,9 @@ class Node:
 
     def _spawn(self) -> SpawnedWorker:
         return SpawnedWorker(self.settings.threads, kernel_cache(self.settings.data_dir))
+
+    def _spawn_reader(self) -> SpawnedWorker:
+        return SpawnedWorker(1, kernel_cache(self.settings.data_dir), niceness=_READER_NICENESS)
 
     def _spawn_warm(self) -> Worker:
         """A worker that compiles, before its first job, what no image and no earlier run has compiled."""
@@ -122,6 +129,7 @@ class Node:
         self._receiver.stop()
         for loop in self._loops:
             loop.end()
+        self._indexer.end()
         self._reconstructor.end()
         self._outbox.end()
         self._committer.end()
@@ -163,10 +171,8 @@ class Node:
     def _open(self) -> None:
         settings = self.settings.model_copy(update={"recipe": self._recipe()})
         self._credentials = Credentials(settings.tls) if settings.tls else None
-        spool = Spool(settings.data_dir / "spool", int(settings.min_free_gb * 1e9))
-        half_written = spool.clean()
-        if half_written:
-            log.info("removed half-received objects", files=half_written)
+        spool = Spool(settings.data_dir / "spool")
+        inbox = Inbox(settings.data_dir / "inbox", int(settings.min_free_gb * 1e9))
         self.journal = Journal(settings.data_dir / JOURNAL)
         self.journal.deliveries.waive(settings.asked)
         self._outbox = Outbox(self.journal, settings, self._link)
@@ -174,12 +180,17 @@ class Node:
         self._reconstructor = Reconstructor(self.journal, spool, settings, self._new_reconstructor, deliver.wake)
         reconstruct = Loop("reconstruct", self._reconstructor.step, _TICK_S)
         self._committer = Committer(self.journal, settings, self._tls)
-        self._receiver = Receiver(settings, spool, self.journal, self._committer, self._credentials)
+        self._indexer = Indexer(inbox, spool, self.journal, settings.site, self._spawn_reader)
+        self._indexer.recover()
+        index = Loop("index", self._indexer.step, _TICK_S)
+        self._receiver = Receiver(
+            settings, self._indexer, self.journal, index.wake, self._committer, self._credentials
+        )
         gatherer = Gatherer(self.journal, settings, self._receiver.senders, reconstruct.wake)
         gather = Loop("gather", gatherer.step, min(_TICK_S, settings.quiet_s / 4))
         cleaner = Cleaner(self.journal, spool, settings)
         cleaner.recover()
-        self._loops = [gather, reconstruct, deliver, Loop("clean", cleaner.step, _CLEAN_S)]
+        self._loops = [index, gather, reconstruct, deliver, Loop("clean", cleaner.step, _CLEAN_S)]
         if settings.asked:
             self._loops.append(Loop("commit", self._committer.step, _TICK_S))
         self._fetcher = Fetcher(self.journal, settings, self._tls)

@@ -5,20 +5,12 @@ A file is named by the SHA-256 of the data set, never by anything that the sende
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from node.errors import TransientError
 from node.files import make_folder, sync_folder
-
-
-class NoSpace(TransientError):
-    """The disk has less free space than the site wants to keep."""
 
 
 class Spool:
@@ -28,52 +20,37 @@ class Spool:
     ----------
     folder
         Created if it is missing. One process writes to it.
-    min_free_bytes
-        `keep` refuses when the disk has less than this.
     """
 
-    def __init__(self, folder: Path, min_free_bytes: int = 0) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._min_free_bytes = min_free_bytes
         make_folder(folder, 0o700)
+        for part in folder.glob("*.part"):
+            part.unlink()
 
     def path(self, sha256: str) -> Path:
         """Where the object with this data set is, or will be."""
         return self.folder / f"{sha256}.dcm"
 
-    def keep(self, sha256: str, parts: Iterable[bytes]) -> Path:
-        """Write an object so that it survives a power loss from the moment this returns.
+    def take(self, objects: Mapping[str, Path]) -> None:
+        """Give durable files a name here too, by the SHA-256 of their data sets; the name is durable then.
 
-        Parameters
-        ----------
-        sha256
-            Of the data set, in hexadecimal: `digest`.
-        parts
-            The bytes of the file, in order.
+        They count as written now, and take the place of what has the same name.
 
         Raises
         ------
-        NoSpace
-            Too little free disk; nothing is written.
         OSError
-            The write failed; nothing is left behind.
+            The disk failed.
         """
-        free = shutil.disk_usage(self.folder).free
-        if free < self._min_free_bytes:
-            raise NoSpace(f"{free / 1e9:.1f} GB free on the disk, {self._min_free_bytes / 1e9:.1f} GB are kept free")
-        target = self.path(sha256)
-        descriptor, name = tempfile.mkstemp(suffix=".part", dir=self.folder)  # mode 0600
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.writelines(parts)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        sync_folder(self.folder)
-        return target
+        for sha256, path in objects.items():
+            os.utime(path)
+            part = self.folder / f"{sha256}.part"
+            part.unlink(missing_ok=True)
+            part.hardlink_to(path)
+            part.replace(self.path(sha256))
+            part.unlink(missing_ok=True)  # renaming one name of a file to another name of it does nothing
+        if objects:
+            sync_folder(self.folder)
 
     def set_aside(self, sha256: str) -> None:
         """Take an object out of the way, so that the same may be kept anew; it can be put back."""
@@ -114,15 +91,3 @@ class Spool:
 
     def _aside(self, sha256: str) -> Path:
         return self.folder / f"{sha256}.gone"
-
-    def clean(self) -> int:
-        """Remove what was half written when the process ended; the number of files removed."""
-        parts = list(self.folder.glob("*.part"))
-        for part in parts:
-            part.unlink()
-        return len(parts)
-
-
-def digest(data: bytes) -> str:
-    """SHA-256 of a data set, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()

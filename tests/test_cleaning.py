@@ -49,11 +49,19 @@ class Node:
             self.journal, self.spool, self.settings, lambda: self.now, lambda _: (10**12, int(self.free))
         )
 
+    def keep(self, sha256: str, content: bytes) -> Path:
+        """An object in the spool."""
+        came = self.folder / "came"
+        came.write_bytes(content)
+        self.spool.take({sha256: came})
+        came.unlink()
+        return self.spool.path(sha256)
+
     def receive(self, key: str, images: int = 3, first: int = 0) -> int:
         """Images arrive; the acquisition."""
         for n in range(first, first + images):
             sha256 = f"{key}-{n}"
-            path = self.spool.keep(sha256, [bytes(IMAGE)])
+            path = self.keep(sha256, bytes(IMAGE))
             os.utime(path, (self.now, self.now))
             self.journal.add(Received(f"study-{key}", key, f"uid-{key}-{n}", sha256, "PACS", "{}"))
         return self.journal.receiving()[-1].id
@@ -271,14 +279,14 @@ def test_wherever_the_process_ends_nothing_is_half_there(
 
 def test_files_without_a_row_go_when_they_are_old_and_what_comes_again_stays(node: Node) -> None:
     """A second version under the same UID is kept so: it has no row."""
-    path = node.spool.keep("conflict-0", [b"x"])
+    path = node.keep("conflict-0", b"x")
     os.utime(path, (node.now, node.now))
     (node.folder / job_folder(77)).mkdir(parents=True)
     node.cleaner.step()
     assert node.files() == ["conflict"]
     assert not (node.folder / job_folder(77)).exists()
     node.now += 8 * DAY_S
-    fresh = node.spool.keep("conflict-1", [b"x"])
+    fresh = node.keep("conflict-1", b"x")
     os.utime(fresh, (node.now, node.now))
     node.cleaner.step()
     assert node.files() == ["conflict"]

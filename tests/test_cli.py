@@ -76,6 +76,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     journal.count("ignored", "CT Image Storage is not an MR image", "PACS")
     journal.count("ignored", "CT Image Storage is not an MR image", "PACS")
     journal.count("rejected", "truncated: 2000 of 2560 bytes of pixels", "PACS")
+    journal.tally()
     yield journal
     journal.close()
 

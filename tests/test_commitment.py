@@ -13,11 +13,15 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage
 from pynetdicom import AE, build_role, evt
+from pynetdicom.pdu import P_DATA_TF
 
 from node.association import on_open
 from node.commitment import FIRST_WAIT_S, PUSH_MODEL, PUSH_MODEL_INSTANCE, Committer
 from node.config import Peer, Settings
 from node.deliveries import LONGEST_WAIT_S
+from node.inbox import Inbox
+from node.indexing import Indexer
+from node.jobs import InlineWorker
 from node.journal import Journal
 from node.outbox import FIRST_PAUSE_S
 from node.overview import deliveries, summaries
@@ -38,11 +42,14 @@ class Archive:
     requests: list[Dataset] = field(default_factory=list)
     answers: list[int | None] = field(default_factory=list)
     reporting: list[threading.Thread] = field(default_factory=list)
+    due: bool = False
 
     def __enter__(self) -> Archive:
         self._ae = AE("ARCHIVE")
         self._ae.add_supported_context(PUSH_MODEL)
-        handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, on_open), (evt.EVT_N_ACTION, self._on_action)]
+        handlers: list[evt.EventHandlerType] = [
+            (evt.EVT_CONN_OPEN, on_open), (evt.EVT_N_ACTION, self._on_action), (evt.EVT_PDU_SENT, self._on_sent),
+        ]  # fmt: skip
         server = self._ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
         assert server is not None
         self.port: int = server.server_address[1]
@@ -57,10 +64,15 @@ class Archive:
         if self.way == "refuses":
             return 0x0213, None
         self.requests.append(event.action_information)
-        if self.way != "nothing":
+        self.due = self.way != "nothing"
+        return 0x0000, None
+
+    def _on_sent(self, event: evt.Event) -> None:
+        """The report goes after the response: pynetdicom mixes the parts of two messages."""
+        if self.due and isinstance(event.pdu, P_DATA_TF):
+            self.due = False
             self.reporting.append(threading.Thread(target=self._report, args=(event.assoc,)))
             self.reporting[-1].start()
-        return 0x0000, None
 
     def _report(self, assoc: evt.Association) -> None:
         report = report_on(self.requests[-1], self.lacks)
@@ -126,7 +138,9 @@ class Desk:
     def open(self) -> None:
         self.journal = Journal(self.folder / "journal.sqlite", self.clock)
         self.committer = Committer(self.journal, self.settings, clock=self.clock, patience_s=5.0)
-        self.receiver = Receiver(self.settings, Spool(self.folder / "spool"), self.journal, self.committer)
+        inbox, spool = Inbox(self.folder / "inbox"), Spool(self.folder / "spool")
+        indexer = Indexer(inbox, spool, self.journal, self.settings.site, InlineWorker)
+        self.receiver = Receiver(self.settings, indexer, self.journal, committer=self.committer)
         self.archive.node_port = self.receiver.start()
 
     def close(self) -> None:

@@ -19,7 +19,6 @@ import pytest
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
-from pydicom.uid import ExplicitVRLittleEndian
 
 from node.advice import ADVICE
 from node.assemble import acquisition_key, judge
@@ -182,10 +181,8 @@ def mutated(images: list[Image], rng: random.Random) -> tuple[dict[int, bytes], 
 def received(content: bytes, image: Image) -> Header | str:
     """What the node makes of a file that is sent instead of an image: a header, or a reason."""
     start = 144 + int.from_bytes(image.content[140:144], "little")  # after the file meta information
-    head, data = image.content[:start], content[start:]
-    names = (image.header.sop_class_uid, image.header.sop_instance_uid)
     try:
-        return examine(*names, ExplicitVRLittleEndian, head, data, Site())
+        return Header.from_json(examine(image.content[:start] + content[start:], start, Site()).header)
     except (NotForUs, Unreadable) as why:
         return str(why)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -391,7 +392,7 @@ def test_a_killed_worker_really_runs_the_job_again(tmp_path: Path, tiny_study: l
     )
     try:
         for number, path in enumerate(tiny_study):
-            spool.keep(f"{number}", [path.read_bytes()])
+            shutil.copyfile(path, spool.path(f"{number}"))
             journal.add(Received("1.2", "key", str(number), f"{number}", "PACS", "{}"))
         (gathering,) = journal.receiving()
         journal.complete(gathering, "default", DERIVED_AT)

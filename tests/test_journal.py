@@ -116,7 +116,7 @@ class Agreement(RuleBasedStateMachine):
         before = model.instances.get(uid) if model else None
         expected = "stored" if before is None else "duplicate" if before == sha256 else "conflict"
 
-        assert self.journal.add(received(uid, key, sha256)) == expected
+        assert self.journal.add(received(uid, key, sha256)) == [expected]
 
         if expected == "conflict":
             self.conflicts += 1

@@ -29,7 +29,8 @@ class Port:
         self.alarms: list[str] = []
         self._ae = AE("QSMNODE")
         self.listener = Listener(
-            self._ae, ("127.0.0.1", 0), [build_context(VERIFICATION)], [(evt.EVT_CONN_OPEN, on_open)], None,
+            self._ae, ("127.0.0.1", 0), [build_context(VERIFICATION)], [(evt.EVT_CONN_OPEN, on_open)],
+            lambda *_: pytest.fail("nothing is sent"), None,
             lambda what, address: self.alarms.append(f"{address}: {what}"), limits,
         )  # fmt: skip
         self.port = self.listener.listen()

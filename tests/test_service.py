@@ -20,6 +20,7 @@ from node import loopback
 from node.assemble import acquisition_key
 from node.config import Peer, Settings
 from node.headers import Header, read_header
+from node.inbox import Inbox
 from node.jobs import InlineWorker
 from node.journal import Journal
 from node.loops import BREATH_S, Gatherer, Loop
@@ -314,8 +315,8 @@ def test_a_data_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 def test_start_cleans_up_what_was_half_done(tmp_path: Path, eventually: Callable[..., None]) -> None:
     with Node(settings_for(tmp_path)):
         pass
-    part = tmp_path / "spool" / "half.part"
-    part.write_bytes(b"half")
+    half = Inbox(tmp_path / "inbox").begin(b"", "PACS")
+    half.write(b"half")
     journal = Journal(tmp_path / "journal.sqlite")
     journal.add(Received("1.2", "key", "1", "sha", "PACS", "{}"))
     (open_,) = journal.receiving()
@@ -323,7 +324,7 @@ def test_start_cleans_up_what_was_half_done(tmp_path: Path, eventually: Callable
     assert journal.lease()
     journal.close()
     with Node(settings_for(tmp_path), InlineWorker) as node:
-        assert not part.exists()
+        assert list((tmp_path / "inbox").iterdir()) == []
         # The job that was running runs again: its file is missing, which is worth another attempt.
         eventually(lambda: summaries(node.journal)[0].attempts == 2, "the job is taken up again")
 

@@ -24,6 +24,8 @@ from pynetdicom.association import Association
 from node.association import on_open
 from node.config import ConfigError, Peer, Settings, Tls
 from node.deliver import Item, StoreLink, Unreachable
+from node.inbox import Inbox
+from node.indexing import Indexer
 from node.jobs import InlineWorker
 from node.journal import Journal
 from node.listener import DEFAULT_LIMITS, Limits
@@ -91,7 +93,8 @@ def start(tmp_path: Path, files: Tls) -> Iterator[Start]:
         scanner = Peer(ae_title="SCANNER", host="127.0.0.1", port=104)
         settings = Settings(port=0, tls=files, data_dir=tmp_path, peers={"scanner": scanner, **peers})
         journal = Journal(tmp_path / "journal.sqlite")
-        receiver = Receiver(settings, Spool(tmp_path / "spool"), journal, None, Credentials(files), limits)
+        indexer = Indexer(Inbox(tmp_path / "inbox"), Spool(tmp_path / "spool"), journal, settings.site, InlineWorker)
+        receiver = Receiver(settings, indexer, journal, indexer.step, None, Credentials(files), limits)
         receiver.start()
         assert receiver.tls_port
         running.append(Running(receiver, journal, receiver.port, receiver.tls_port))

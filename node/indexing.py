@@ -1,0 +1,179 @@
+"""From the inbox into the journal: what came is read, kept in the spool or put away with a reason, and entered.
+
+Headers are read by a process of its own, which stands back for receiving: whatever an object holds, it cannot hold up
+or end the node. Objects wait in the inbox, also from one start to the next; a step that is cut off is done again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from itertools import islice
+from pathlib import Path
+
+from node.inbox import Inbox, Sealed
+from node.intake import Image, Useless, examine_files
+from node.jobs import Worker
+from node.journal import Journal
+from node.log import get_logger
+from node.records import Received
+from node.site import Site
+from node.spool import Spool
+
+BATCH = 64
+"""Objects that are read in one call and entered in one transaction."""
+_LIMIT_S = 120.0
+
+_Read = tuple[Sealed, Image | Useless]
+
+log = get_logger("node.indexing")
+
+
+class Indexer:
+    """Enters what is in the inbox.
+
+    Parameters
+    ----------
+    new_worker
+        Makes what reads headers; called when the first object comes and after a worker was lost.
+    entered
+        Called after images were entered.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        spool: Spool,
+        journal: Journal,
+        site: Site,
+        new_worker: Callable[[], Worker],
+        entered: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.inbox = inbox
+        self._spool = spool
+        self._journal = journal
+        self._site = site
+        self._new_worker = new_worker
+        self._entered = entered
+        self._waiting: deque[Sealed] = deque()
+        self._worker: Worker | None = None
+        self._lock = threading.Lock()
+        self._read: list[_Read] = []
+        self._ending = False
+
+    def recover(self) -> None:
+        """Take what was received before the node ended; what was half received is gone."""
+        whole, torn = self.inbox.recover()
+        self._waiting.extend(whole)
+        if whole or torn:
+            log.info("found in the inbox", received=len(whole), half_received=torn)
+
+    def put(self, sealed: Sealed) -> None:
+        """Enter this object soon; any thread may call, and should wake the loop."""
+        self._waiting.append(sealed)
+
+    def senders(self) -> frozenset[str]:
+        """AE titles whose objects wait."""
+        return frozenset(sealed.sender for sealed in self._waiting.copy())
+
+    def step(self) -> None:
+        """Enter all that waits, and write what was counted."""
+        self._journal.tally()
+        while not self._ending and self._waiting:
+            self._read = self._read or self._examined(list(islice(self._waiting, BATCH)))
+            if not self._read:
+                return
+            self._enter(self._read)
+            for sealed, _ in self._read:
+                sealed.path.unlink(missing_ok=True)
+                self._waiting.popleft()
+            self._read = []
+            self._entered()
+
+    def end(self) -> None:
+        """Read no more; what waits is entered at the next start."""
+        with self._lock:
+            self._ending = True
+            worker = self._worker
+        if worker is not None:
+            worker.kill()
+
+    def _examined(self, batch: Sequence[Sealed], attempts: int = 2) -> list[_Read]:
+        """What the objects are; empty when the node ends. What ends the worker alone, and twice, is useless."""
+        with self._lock:
+            if self._ending:
+                return []
+            worker = self._worker = self._worker or self._new_worker()
+        try:
+            files = [(sealed.path, sealed.start) for sealed in batch]
+            found = worker.submit(examine_files, files, self._site).result(_LIMIT_S)
+        except (TimeoutError, RuntimeError, CancelledError):  # BrokenProcessPool is a RuntimeError
+            with self._lock:
+                self._worker = None
+            worker.kill()
+            alone = len(batch) == 1
+            if alone and attempts == 1:
+                return [(batch[0], Useless("rejected", "reading its header takes too long, or ends the process", ""))]
+            one_by_one = [self._examined([sealed], attempts - alone) for sealed in batch]
+            return [read for of_one in one_by_one for read in of_one] if all(one_by_one) else []
+        return list(zip(batch, found, strict=True))
+
+    def _enter(self, read: Sequence[_Read]) -> None:
+        """Files into the spool, then rows into the journal; until the end, the inbox holds them too."""
+        images, useless = {}, []
+        later = []
+        for sealed, found in read:
+            if isinstance(found, Useless):
+                useless.append((sealed, found))
+            elif found.sop_instance_uid in images:
+                later.append((sealed, found))
+            else:
+                images[found.sop_instance_uid] = (sealed, found)
+        self._put_away(useless)
+        self._enter_images(list(images.values()))
+        if later:
+            self._enter(later)
+
+    def _enter_images(self, images: Sequence[tuple[Sealed, Image]]) -> None:
+        """Images with different instance UIDs."""
+        again: Counter[tuple[int, str]] = Counter()
+        fresh: list[Received] = []
+        files: dict[str, Path] = {}
+        for sealed, image in images:
+            received = Received(
+                image.study_uid, image.key, image.sop_instance_uid, sealed.sha256, sealed.sender, image.header,
+                image.content,
+            )  # fmt: skip
+            acquisition = self._journal.repeats(received)
+            if acquisition is None:
+                fresh.append(received)
+                files[sealed.sha256] = sealed.path
+            else:
+                again[acquisition, sealed.sender] += 1
+        self._spool.take(files)
+        for received, outcome in zip(fresh, self._journal.add(*fresh), strict=True):
+            if outcome == "conflict":
+                log.warning(
+                    "same instance UID, other content or encoding: the first is used, the other kept",
+                    sender=received.sender, instance=received.sop_instance_uid, kept=f"{received.sha256}.dcm",
+                )  # fmt: skip
+        for (acquisition, sender), count in again.items():
+            log.info(
+                f"came again: nothing to do; `qsm-node jobs retry {acquisition}` makes the result anew",
+                acquisition=acquisition, sender=sender, images=count,
+            )  # fmt: skip
+
+    def _put_away(self, useless: Sequence[tuple[Sealed, Useless]]) -> None:
+        """Count what is not taken; what is unusable stays in the spool for a while, since its sender counts on it."""
+        rejected = [(sealed, found) for sealed, found in useless if found.kind == "rejected"]
+        self._spool.take({sealed.sha256: sealed.path for sealed, _ in rejected})
+        for sealed, found in rejected:
+            log.warning(
+                "rejected",
+                reason=found.reason, sender=sealed.sender, instance=found.sop_instance_uid,
+                kept=f"{sealed.sha256}.dcm",
+            )  # fmt: skip
+        for sealed, found in useless:
+            self._journal.count(found.kind, found.reason, sealed.sender)

@@ -1,0 +1,196 @@
+"""From the inbox into the journal: whatever is in an object and whenever the node ends, it is entered once."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Future
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from node.dimse import Request, file_head
+from node.inbox import Inbox
+from node.indexing import Indexer
+from node.jobs import InlineWorker
+from node.journal import Journal
+from node.overview import Aside, asides, summaries
+from node.site import Site
+from node.spool import Spool
+
+POISON = b"poison"
+
+
+class Fragile(InlineWorker):
+    """A process that ends when it reads a certain object."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        files, _ = args
+        if any(POISON in path.read_bytes() for path, _ in files):
+            future: Future[Any] = Future()
+            future.set_exception(BrokenExecutor("the process died"))
+            return future
+        return super().submit(fn, *args, **kwargs)
+
+
+class Desk:
+    """Inbox, spool and journal of a node that may end and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.start()
+
+    def start(self) -> None:
+        self.inbox, self.spool = Inbox(self.folder / "inbox"), Spool(self.folder / "spool")
+        self.journal = Journal(self.folder / "journal.sqlite")
+        self.indexer = Indexer(self.inbox, self.spool, self.journal, Site(), Fragile)
+        self.indexer.recover()
+
+    def receive(self, ds: pydicom.Dataset | Path, **changes: object) -> None:
+        if isinstance(ds, Path):
+            ds = pydicom.dcmread(ds)
+        ds.update(changes)  # type: ignore[arg-type]
+        arrival = self.inbox.begin(
+            file_head(Request(1, 1, ds.SOPClassUID, ds.SOPInstanceUID, True), ds.file_meta.TransferSyntaxUID), "PACS"
+        )
+        content = io.BytesIO()
+        ds.save_as(content, enforce_file_format=True)
+        head = 144 + int.from_bytes(content.getvalue()[140:144], "little")
+        arrival.write(content.getvalue()[head:])
+        self.indexer.put(arrival.seal())
+
+    def images(self) -> int:
+        return sum(summary.images for summary in summaries(self.journal))
+
+    def asides(self) -> list[tuple[str, int]]:
+        return [(aside.kind, aside.count) for aside in asides(self.journal)]
+
+    def waiting(self) -> int:
+        return sum(path.stat().st_size > 0 for path in self.inbox.folder.iterdir())
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_what_waits_is_entered_and_its_sender_is_busy_until_then(desk: Desk, tiny_study: list[Path]) -> None:
+    for path in tiny_study:
+        desk.receive(path)
+    assert desk.indexer.senders() == {"PACS"}
+    desk.indexer.step()
+    assert desk.indexer.senders() == frozenset()
+    assert (desk.images(), desk.waiting()) == (len(tiny_study), 0)
+    sha256 = desk.journal.seen(pydicom.dcmread(tiny_study[0]).SOPInstanceUID)
+    assert sha256
+    assert pydicom.dcmread(desk.spool.path(sha256)) == pydicom.dcmread(tiny_study[0])
+
+
+def test_what_a_node_received_before_it_ended_is_entered_by_the_next(desk: Desk, tiny_study: list[Path]) -> None:
+    for path in tiny_study[:70]:
+        desk.receive(path)
+    desk.start()
+    desk.indexer.step()
+    assert (desk.images(), desk.waiting()) == (70, 0)
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["the same node", "the next one"])
+@pytest.mark.parametrize("place", ["Spool.take", "Journal.add", "the end"])
+def test_an_end_anywhere_enters_once(
+    desk: Desk, tiny_study: list[Path], monkeypatch: pytest.MonkeyPatch, again: bool, place: str
+) -> None:
+    desk.receive(tiny_study[0])
+    desk.receive(tiny_study[1])
+
+    def ends(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    unlink = Path.unlink
+
+    def not_from_the_inbox(path: Path, missing_ok: bool = False) -> None:
+        if path.parent == desk.inbox.folder:
+            ends()
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        if place == "the end":
+            patch.setattr(Path, "unlink", not_from_the_inbox)
+        else:
+            patch.setattr(*{"Spool.take": (desk.spool, "take"), "Journal.add": (desk.journal, "add")}[place], ends)
+        with pytest.raises(OSError, match="No space"):
+            desk.indexer.step()
+    if not again:
+        desk.start()
+    desk.indexer.step()
+    assert (desk.images(), desk.waiting(), desk.asides()) == (2, 0, [])
+    assert len(list(desk.spool.folder.iterdir())) == 2
+
+
+def test_an_object_that_ends_the_reading_process_is_put_away_alone(desk: Desk, tiny_study: list[Path]) -> None:
+    for number, path in enumerate(tiny_study[:5]):
+        desk.receive(path, **({"PatientComments": POISON.decode()} if number == 2 else {}))
+    desk.indexer.step()
+    assert (desk.images(), desk.waiting()) == (4, 0)
+    (aside,) = asides(desk.journal)
+    reason = "reading its header takes too long, or ends the process"
+    assert aside == Aside("rejected", reason, "PACS", 1, aside.last_at)
+    assert len(list(desk.spool.folder.glob("*.dcm"))) == 5, "its sender was promised that it is kept"
+
+
+def test_an_image_that_comes_again_in_other_bytes_changes_nothing(
+    desk: Desk, tiny_study: list[Path], captured_log: io.StringIO
+) -> None:
+    """An archive corrects patients, adds elements of its own and may change the encoding of numbers."""
+    desk.receive(tiny_study[0])
+    desk.indexer.step()
+    before = desk.journal.seen(pydicom.dcmread(tiny_study[0]).SOPInstanceUID)
+    desk.receive(tiny_study[0], PatientName="Corrected^Name", InstitutionName="Elsewhere", StudyDescription="merged")
+    desk.receive(tiny_study[0], ImagingFrequency=f"{pydicom.dcmread(tiny_study[0]).ImagingFrequency:.6f}")
+    desk.receive(tiny_study[0])
+    desk.indexer.step()
+    assert (desk.images(), desk.waiting(), desk.asides()) == (1, 0, [])
+    assert desk.journal.seen(pydicom.dcmread(tiny_study[0]).SOPInstanceUID) == before
+    assert len(list(desk.spool.folder.glob("*.dcm"))) == 1
+    said = [json.loads(line) for line in captured_log.getvalue().splitlines() if "came again" in line]
+    assert sum(line["images"] for line in said) == 3
+    assert all("qsm-node jobs retry 1" in line["event"] for line in said)
+
+
+CHANGES: dict[str, Callable[[pydicom.Dataset], dict[str, object]]] = {
+    "pixels": lambda ds: {"PixelData": bytes(len(ds.PixelData))},
+    "echo time": lambda ds: {"EchoTime": ds.EchoTime + 1},
+    "position": lambda _: {"ImagePositionPatient": [0, 0, 77]},
+    "scale": lambda ds: {"RescaleSlope": ds.RescaleSlope * 2},
+    "signed": lambda ds: {"PixelRepresentation": 1 - ds.PixelRepresentation},
+    "frequency": lambda ds: {"ImagingFrequency": ds.ImagingFrequency / 2},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_image_that_comes_again_with_anything_that_matters_is_kept_apart(
+    desk: Desk, tiny_study: list[Path], change: str
+) -> None:
+    phase = tiny_study[-1]
+    ds = pydicom.dcmread(phase)
+    desk.receive(phase)
+    desk.receive(phase, **CHANGES[change](ds))
+    desk.indexer.step()
+    assert (desk.images(), desk.asides()) == (1, [("conflict", 1)])
+    assert len(list(desk.spool.folder.glob("*.dcm"))) == 2
+    stored = pydicom.dcmread(desk.spool.path(desk.journal.seen(ds.SOPInstanceUID) or ""))
+    assert stored == ds, "the first is used"
+
+
+def test_what_is_not_an_image_under_an_image_class_is_put_away(desk: Desk, tiny_study: list[Path]) -> None:
+    arrival = desk.inbox.begin(
+        file_head(Request(1, 1, CTImageStorage, "1.2.3", True), ExplicitVRLittleEndian), "PACS"
+    )
+    arrival.write(b"nothing that could be read")
+    desk.indexer.put(arrival.seal())
+    desk.receive(tiny_study[0])
+    desk.indexer.step()
+    assert (desk.images(), desk.asides()) == (1, [("rejected", 1)])
