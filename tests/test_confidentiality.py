@@ -7,6 +7,7 @@ peers, what `qsm-node jobs` prints.
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import logging
@@ -199,12 +200,17 @@ class Scanner:
         who = UserIdentityNegotiation()
         who.user_identity_type, who.primary_field, who.secondary_field = 2, MARK.encode(), MARK.encode()
         ae.acse_timeout = ae.dimse_timeout = 60
-        assoc = ae.associate(
-            "127.0.0.1", self.port, ae_title="QSMNODE", ext_neg=[who], evt_handlers=[(evt.EVT_CONN_OPEN, on_open)]
-        )
-        yield assoc
-        if assoc.is_established:
-            assoc.release()
+        opened: list[socket.socket] = []
+        keep = (evt.EVT_CONN_OPEN, lambda event: opened.append(event.assoc.dul.socket.socket))
+        handlers = [(evt.EVT_CONN_OPEN, on_open), keep]
+        assoc = ae.associate("127.0.0.1", self.port, ae_title="QSMNODE", ext_neg=[who], evt_handlers=handlers)
+        try:
+            yield assoc
+        finally:
+            if assoc.is_established:
+                assoc.release()
+            for connection in opened:  # pynetdicom leaves it open where the other side ended it
+                connection.close()
 
     def store(self, data: bytes, uid: str, sop_class: str = MRImageStorage, **how: Any) -> int:
         """Status of a C-STORE that announces what it likes, or `ENDED`."""
@@ -502,6 +508,7 @@ def send_strange_messages(scanner: Scanner, data: bytes, uid: str) -> None:
         scanner.play(*changed)
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 def test_a_site_at_work(
     tmp_path: Path, tiny_study: list[Path], eventually: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -531,7 +538,9 @@ def test_a_site_at_work(
             send_nonsense(scanner, of_study(images, 5))
             eventually(lambda: len(pacs.stored) >= 24 and web.asked >= 5, "results are delivered", 120)
             eventually(
-                lambda: all(a["state"] != "receiving" for a in served.acquisitions().values()), "all is judged", 60
+                lambda: not {a["state"] for a in served.acquisitions().values()} & {"receiving", "queued", "running"},
+                "all is judged and done",
+                120,
             )
             printed = [served.run("jobs"), served.run("jobs", "list", "--json"), served.run("health")]
             acquisitions = served.acquisitions()
@@ -540,14 +549,9 @@ def test_a_site_at_work(
             printed += [served.run("jobs", "retry", str(number)) for number in acquisitions]
         finally:
             served.stop()
+    gc.collect()  # a report on commitment may have found no node: pynetdicom drops such sockets without closing them
     states = {a["state"] for a in acquisitions.values()}
-    for what in (
-        "pacs was asked",
-        "conflict",
-        "SeriesInstanceUID is no UID",
-        "without StudyInstanceUID",
-        "JPEG 2000",
-    ):
+    for what in ("pacs was asked", "conflict", "SeriesInstanceUID is no UID", "object without Study", "JPEG 2000"):
         assert what in "".join(printed), what
     assert states >= {"incomplete", "refused", "failed", "delivering"}, states
     found = traces("\n".join(scanner.told), "an answer") + traces("\n".join(printed), "what is printed")
