@@ -55,6 +55,7 @@ ADVICE = {
     "out-of-memory": _MEMORY,
     "worker-lost": _MEMORY,
     "time-limit": "give the node more memory or more cores",
+    "disk-full": "free space: it goes on by itself",
     "disk": "free space, check the disk",
     "bad-input": _REPORT,
     "node-crash": _REPORT,

@@ -107,9 +107,14 @@ class Cleaner:
         folders = [self._settings.data_dir / job_folder(job) for job in self._journal.keeping.jobs(acquisition)]
         for sha256 in objects:
             self._spool.set_aside(sha256)
-        if not self._journal.keeping.forget(acquisition, len(objects)):
-            for sha256 in objects:
-                self._spool.put_back(sha256)
+        forgotten = False
+        try:
+            forgotten = self._journal.keeping.forget(acquisition, len(objects))
+        finally:
+            if not forgotten:  # one came meanwhile, or the journal's disk is full
+                for sha256 in objects:
+                    self._spool.put_back(sha256)
+        if not forgotten:
             return 0
         freed = sum(self._spool.drop(sha256) for sha256 in objects) + sum(map(sum, map(_sizes, folders)))
         for folder in folders:
@@ -120,7 +125,7 @@ class Cleaner:
 
     def _tidy(self, now: float) -> None:
         """Files that no row names, if they are old: younger ones can be about to get theirs, or in conflict."""
-        old = now - self._age_s
+        old = now - self._age_s - TIDY_EVERY_S  # the clock may have jumped an hour since
         for sha256 in self._journal.keeping.unknown_objects(self._spool.older(old)):
             self._spool.drop_older(sha256, old)
         jobs = {int(folder.name.removeprefix("job-")): folder for folder in self._result_folders()}

@@ -18,6 +18,7 @@ from functools import partial
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, generate_uid
 from pynetdicom import build_context, evt
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.presentation import PresentationContext
 
 from node.config import Peer, Settings
@@ -46,6 +47,8 @@ _FAILURES = {
     0x0213: "resource limitation",
 }
 """PS3.3 C.14.1.1."""
+
+_ANSWER_S = 5.0
 
 log = get_logger("node.commitment")
 
@@ -150,11 +153,18 @@ class Committer:
 
     def _request(self, name: str, peer: Peer, transaction: str, stored: Sequence[Delivery]) -> str:
         """N-ACTION, and a while for the report. What went wrong; empty: nothing."""
+        answered = threading.Event()
+        answered.set()
 
         def hear(event: evt.Event) -> tuple[int, None]:
+            answered.clear()
             return self.hear(name, event), None
 
-        report: list[evt.EventHandlerType] = [(evt.EVT_N_EVENT_REPORT, hear)]
+        def sent(event: evt.Event) -> None:
+            if isinstance(event.pdu, P_DATA_TF):
+                answered.set()
+
+        report: list[evt.EventHandlerType] = [(evt.EVT_N_EVENT_REPORT, hear), (evt.EVT_PDU_SENT, sent)]
         calling = self._settings.ae_title
         assoc = associate(peer, calling, [PUSH_MODEL], handlers=report, tls=self._tls(peer))
         try:
@@ -172,6 +182,7 @@ class Committer:
                 self._reported.wait_for(
                     lambda: transaction not in self._open or self.lanes.ending, self._patience_s
                 )  # fmt: skip
+        answered.wait(_ANSWER_S)  # another thread answers; a release that overtakes it ends pynetdicom's
         if assoc.is_established:
             assoc.release()
         return problem

@@ -112,6 +112,8 @@ class Database:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version > SCHEMA_VERSION:
                 raise JournalError(f"the journal has version {version}, this program reads version {SCHEMA_VERSION}")
+            if version == SCHEMA_VERSION:  # on a full disk it can be read, but not written
+                return
             lacking = _UPGRADES[version - 1 :] if version else (_SCHEMA,)
             for statement in ";".join((*lacking, f"PRAGMA user_version = {SCHEMA_VERSION}")).split(";"):
                 db.execute(statement)

@@ -8,6 +8,7 @@ References: PS3.4 Annex B, Table B.2-1 (status codes); PS3.7 Annex C (what they 
 from __future__ import annotations
 
 import ssl
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,25 +203,31 @@ def associate(
     for uid in classes:
         ae.add_requested_context(uid, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     host = peer.host or ""
+    connected = threading.Event()
     try:
         assoc = ae.associate(
             host, peer.port or 0, ae_title=peer.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, on_open), *handlers],
+            evt_handlers=[
+                (evt.EVT_CONN_OPEN, on_open), (evt.EVT_CONN_OPEN, lambda _: connected.set()), *handlers,
+            ],
             tls_args=(tls, peer.certified_as or host) if tls else None,
         )  # fmt: skip
     except OSError as error:
         raise Unreachable(f"{peer.ae_title} at {peer.host}:{peer.port}: {error.strerror or error}") from error
     if not assoc.is_established:
-        raise Unreachable(_why_not(assoc, peer))
+        raise Unreachable(_why_not(assoc, peer, connected.is_set()))
     return assoc
 
 
-def _why_not(assoc: Association, peer: Peer) -> str:
+def _why_not(assoc: Association, peer: Peer, connected: bool) -> str:
     if assoc.is_rejected:
         answer = cast(A_ASSOCIATE, assoc.acceptor.primitive)
         return f"{peer.ae_title} at {peer.host}:{peer.port} refuses the association: {answer.reason_str}"
     if assoc.rejected_contexts:
         return "; ".join(_not_accepted(peer, str(c.abstract_syntax), c.result) for c in assoc.rejected_contexts)
+    if connected:
+        does = "accepts the association and ends it" if assoc.acceptor.primitive else "answers no association request"
+        return f"{peer.ae_title} at {peer.host}:{peer.port} takes connections, but {does}"
     tls = ", or not over TLS with a certificate that is trusted (the log says more)" if peer.tls else ""
     return f"no association with {peer.ae_title} at {peer.host}:{peer.port}: nobody answers there{tls}"
 

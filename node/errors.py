@@ -14,6 +14,7 @@ Knows no DICOM: a `Refusal` is a value, made where the reason is seen, read by t
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -51,6 +52,11 @@ class TransientError(NodeError):
     """Worth another attempt: a peer, a disk or a worker that may come back."""
 
     transient: ClassVar[bool] = True
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether this is for lack of space on a disk, or of a quota."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 class Refused(PermanentError):

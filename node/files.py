@@ -39,11 +39,15 @@ def write_whole(path: Path, content: bytes) -> str:
     The content goes to a temporary name in the same folder, is synchronised and renamed.
     """
     part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     return hashlib.sha256(content).hexdigest()
 
 

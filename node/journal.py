@@ -208,12 +208,16 @@ class Journal:
     # --- jobs
 
     def lease(self) -> Job | None:
-        """Take the next job that may run; from now it is running, and this attempt counts."""
+        """Take the next job that may run; from now it is running, and this attempt counts.
+
+        One that was put off later than now is due: the clock was set back since.
+        """
         now = self._clock()
         with self._db.transaction() as db:
             row = db.execute(
                 "UPDATE job SET state = 'running', attempts = attempts + 1, changed_at = ?1 WHERE id = "
-                "(SELECT id FROM job WHERE state = 'queued' AND not_before <= ?1 ORDER BY id LIMIT 1) "
+                "(SELECT id FROM job WHERE state = 'queued' AND (not_before <= ?1 OR changed_at > ?1) "
+                "ORDER BY id LIMIT 1) "
                 "RETURNING id, acquisition_id, recipe, derived_at, attempts, notice",
                 (now,),
             ).fetchone()
@@ -264,13 +268,19 @@ class Journal:
             )
         return True
 
-    def fail(self, job: Job, refusal: Refusal, retry_in_s: float | None) -> bool:
-        """The attempt failed: queue the job again after a pause, or (None) let it rest as failed."""
+    def fail(self, job: Job, refusal: Refusal, retry_in_s: float | None, counts: bool = True) -> bool:
+        """The attempt failed: queue the job again after a pause, or (None) let it rest as failed.
+
+        One that does not count was for lack of something that comes back.
+        """
         state = "failed" if retry_in_s is None else "queued"
         with self._db.transaction() as db:
             if not self._leave_running(db, job, state, refusal.code, refusal.sentence):
                 return False
-            db.execute("UPDATE job SET not_before = ? WHERE id = ?", (self._clock() + (retry_in_s or 0), job.id))
+            db.execute(
+                "UPDATE job SET not_before = ?, attempts = attempts - ? WHERE id = ?",
+                (self._clock() + (retry_in_s or 0), not counts, job.id),
+            )
         return True
 
     def release(self, job: Job) -> bool:
@@ -400,7 +410,8 @@ class Journal:
                 return "will be judged again after the quiet time"
             if db.execute(
                 f"UPDATE job SET state = 'queued', attempts = 0, not_before = 0, changed_at = ?2 "
-                f"WHERE id = {newest} AND (state = 'failed' OR state = 'queued')",
+                f"WHERE id = {newest} AND state IN ('failed', 'queued') "
+                "AND EXISTS (SELECT 1 FROM acquisition WHERE id = ?1 AND state = 'complete')",  # no image came since
                 (acquisition_id, now),
             ).rowcount:
                 return "the reconstruction is queued again"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from node.log import get_logger
 
 REST_S = 5.0
-"""After a failure of ours: on a full disk the journal cannot note what was sent, and it is sent again."""
+"""After a failure of ours, such as a journal on a full disk."""
 
 log = get_logger("node.lanes")
 
@@ -49,10 +49,14 @@ class Lanes:
         except Exception:
             if not self._ending:
                 log.exception("a task failed and is repeated", lane=lane)
-            with self._changed:
-                self._changed.wait_for(lambda: self._ending, REST_S)
+            self.rest()
         finally:
             self._leave(lane)
+
+    def rest(self) -> None:
+        """Wait a while, or until the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ending, REST_S)
 
     def _leave(self, lane: str) -> None:
         with self._changed:

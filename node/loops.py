@@ -6,6 +6,7 @@ cut off anywhere is simply done again. Knows no DICOM and no SQL.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -21,12 +22,15 @@ from node.headers import Header
 from node.jobs import Worker, job_folder, run_job
 from node.journal import Journal
 from node.log import get_logger, places
-from node.records import Failed, Gathering, Job, JobOutcome, JobSpec, Result
-from node.report import Report
+from node.records import Done, Failed, Gathering, Job, JobOutcome, JobSpec, Result
 from node.spool import Spool
 
 MAX_ATTEMPTS = 3
 RETRY_AFTER_S = 10.0
+FULL_RETRY_S = 300.0
+"""On a full disk: an attempt that ends so does not count, since all will until there is space."""
+LONGEST_REST_S = 5.0
+"""After steps that failed, one after the other: on a full disk a loop fails for as long as that lasts."""
 JOB_LIMIT_S = 2 * 3600.0
 BREATH_S = 5.0
 """An acquisition that is announced to be whole starts after this pause, or when its senders have ended: a scan may
@@ -36,7 +40,7 @@ log = get_logger("node.loops")
 
 
 class Loop(threading.Thread):
-    """Repeats a step: when woken, and every ``idle_s`` seconds. A step that raises is logged and repeated."""
+    """Repeats a step: when woken, and every ``idle_s`` seconds. A step that raises is logged and repeated later."""
 
     def __init__(self, name: str, step: Callable[[], object], idle_s: float) -> None:
         super().__init__(name=name, daemon=True)
@@ -61,11 +65,15 @@ class Loop(threading.Thread):
 
     def run(self) -> None:
         """Step and wait until `end`."""
+        failed = 0
         while not self.ending:
             try:
                 self._step()
+                failed = 0
             except Exception:
                 log.exception("a step failed and is repeated", loop=self.name)
+                failed += 1
+                self._ending.wait(min(failed * self._idle_s, LONGEST_REST_S))
             self._wake.wait(self._idle_s)
             self._wake.clear()
 
@@ -185,15 +193,18 @@ class Reconstructor:
         self._worker: Worker | None = None
         self._lock = threading.Lock()
         self._ending = False
+        self._ended: tuple[Job, JobOutcome | None, float] | None = None
 
     def step(self) -> None:
-        """Run every job that may run now."""
-        self._journal.recover()  # of what runs here, nothing does: the node died, or the disk was full
+        """Run every job that may run now. What could not be entered, on a full disk, is first: nothing runs twice."""
+        if self._ended:
+            ended, self._ended = self._ended, None
+            self._enter(*ended)
+        self._journal.recover()  # of what runs here, nothing does: the node died
         while not self._ending and (job := self._journal.lease()):
             if job.attempts > MAX_ATTEMPTS:
-                self._fail(
-                    job, Refusal("node-crash", f"the node ended without a word in {MAX_ATTEMPTS} attempts"), False
-                )
+                why = Refusal("node-crash", f"the node ended without a word in {MAX_ATTEMPTS} attempts")
+                self._fail(job, Failed(why, transient=False))
             else:
                 self._run(job)
 
@@ -221,18 +232,25 @@ class Reconstructor:
         log.info("job started", job=job.id, acquisition=job.acquisition_id, attempt=job.attempts)
         start_s = time.monotonic()
         outcome = self._outcome(spec)
+        self._enter(job, outcome, time.monotonic() - start_s)
+
+    def _enter(self, job: Job, outcome: JobOutcome | None, took_s: float) -> None:
+        try:
+            self._conclude(job, outcome, took_s)
+        except sqlite3.OperationalError:  # the disk is full, or fails
+            self._ended = job, outcome, took_s
+            raise
+
+    def _conclude(self, job: Job, outcome: JobOutcome | None, took_s: float) -> None:
         if self._ending and outcome is None:
             self._journal.release(job)
         elif outcome is None:
-            self._fail(job, Refusal("worker-lost", "the worker process died: out of memory, or killed"), True)
+            why = Refusal("worker-lost", "the worker process died: out of memory, or killed")
+            self._fail(job, Failed(why, transient=True))
         elif isinstance(outcome, Failed):
-            self._fail(job, outcome.refusal, outcome.transient)
+            self._fail(job, outcome)
         else:
-            results = [
-                Result(r.series, r.sop_class_uid, r.sop_instance_uid, str(folder / r.path), r.sha256)
-                for r in outcome.results
-            ]
-            self._finish(job, results, time.monotonic() - start_s, outcome.report)
+            self._finish(job, outcome, took_s)
 
     def _outcome(self, spec: JobSpec) -> JobOutcome | None:
         """What the worker says; None if it is lost."""
@@ -256,7 +274,12 @@ class Reconstructor:
             self._worker = None
         worker.kill()
 
-    def _finish(self, job: Job, results: list[Result], took_s: float, report: Report | None) -> None:
+    def _finish(self, job: Job, done: Done, took_s: float) -> None:
+        report, folder = done.report, job_folder(job.id)
+        results = [
+            Result(r.series, r.sop_class_uid, r.sop_instance_uid, str(folder / r.path), r.sha256)
+            for r in done.results
+        ]
         destinations = self._settings.destinations(job.senders)
         if not self._journal.finish(job, results, destinations, report.to_json() if report else ""):
             log.info("result dropped: an image came late", job=job.id, acquisition=job.acquisition_id)
@@ -269,9 +292,11 @@ class Reconstructor:
             log.warning("nowhere to send", job=job.id, senders=sorted(job.senders))
         self._done()
 
-    def _fail(self, job: Job, why: Refusal, transient: bool) -> None:
-        again = transient and job.attempts < MAX_ATTEMPTS
-        self._journal.fail(job, why, RETRY_AFTER_S * job.attempts if again else None)
+    def _fail(self, job: Job, failed: Failed) -> None:
+        why = failed.refusal
+        again = failed.no_space or (failed.transient and job.attempts < MAX_ATTEMPTS)
+        pause_s = FULL_RETRY_S if failed.no_space else RETRY_AFTER_S * job.attempts
+        self._journal.fail(job, why, pause_s if again else None, counts=not failed.no_space)
         say = log.warning if again else log.error
         say(
             "job will be tried again" if again else "job failed",

@@ -65,24 +65,34 @@ class Notifier:
         Called after a page was queued.
     clock
         Seconds since the epoch, as the journal's.
+    monotonic
+        Seconds that never jump: how long a study is quiet is seen, and a node that starts anew waits again.
     """
 
     def __init__(
-        self, journal: Journal, settings: Settings, queued: Callable[[], None], clock: Callable[[], float] = time.time
+        self,
+        journal: Journal,
+        settings: Settings,
+        queued: Callable[[], None],
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._journal = journal
         self._settings = settings
         self._queued = queued
         self._clock = clock
+        self._monotonic = monotonic
+        self._settled_s: dict[Settled, float] = {}
         self._seen: set[Settled] = set()
 
     def step(self) -> None:
         """Look at every study that has been settled for long enough since it was last looked at."""
-        now = self._clock()
-        settled = set(self._journal.settled(now - FORGOTTEN_S))
+        now_s = self._monotonic()
+        settled = set(self._journal.settled(self._clock() - FORGOTTEN_S))
+        self._settled_s = {study: self._settled_s.get(study, now_s) for study in settled}
         self._seen &= settled
         for study in settled - self._seen:
-            if study.changed_at <= now - 60 * self._settings.notice_after_min:
+            if now_s - self._settled_s[study] >= 60 * self._settings.notice_after_min:
                 self._look(study)
                 self._seen.add(study)
 

@@ -142,16 +142,25 @@ class Outbox:
     def _note(self, deliveries: Sequence[Delivery], answers: Sequence[Sent]) -> None:
         """Enter the answers; those that there are not because the node stops are no attempts."""
         pairs = zip(deliveries, answers, strict=False)
-        self._journal.deliveries.enter(
-            [self._attempt(d, a) for d, a in pairs if not (a.outcome == "lost" and self.lanes.ending)]
-        )
+        self._enter([self._attempt(d, a) for d, a in pairs if not (a.outcome == "lost" and self.lanes.ending)])
+
+    def _enter(self, attempts: Sequence[Attempt]) -> None:
+        """Enter attempts, as soon as the journal can: nothing more is sent before, so nothing again and again."""
+        while True:
+            try:
+                return self._journal.deliveries.enter(attempts)
+            except Exception:
+                if self.lanes.ending:
+                    raise
+                log.exception("what was sent cannot be entered yet", objects=len(attempts))
+                self.lanes.rest()
 
     def _put_off(self, deliveries: Sequence[Delivery], answer: Sent, destination: str) -> None:
         """The peer is not there: all wait for the same time, so that they are one round again."""
         if not deliveries or self.lanes.ending:
             return
         pause = pause_s(max(delivery.attempts for delivery in deliveries))
-        self._journal.deliveries.enter([self._attempt(delivery, answer, pause) for delivery in deliveries])
+        self._enter([self._attempt(delivery, answer, pause) for delivery in deliveries])
         log.warning("delivery put off", destination=destination, objects=len(deliveries), reason=answer.note)
 
     def _attempt(self, delivery: Delivery, answer: Sent, pause: float | None = None) -> Attempt:

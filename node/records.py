@@ -175,10 +175,14 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Why there are none, and whether another attempt may end differently."""
+    """Why there are none, and whether another attempt may end differently.
+
+    ``no_space``: it will when there is room on the disk, however often it takes.
+    """
 
     refusal: Refusal
     transient: bool
+    no_space: bool = False
 
 
 JobOutcome = Done | Failed

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import ssl
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -24,6 +25,7 @@ from node.config import HEALTH_AE_TITLE, RECIPE_NAMES, Peer, Settings
 from node.deliver import Link, StoreLink, Unreachable, echo
 from node.errors import PermanentError
 from node.fetch import Fetcher
+from node.files import make_folder
 from node.inbox import Inbox
 from node.indexing import Indexer
 from node.jobs import SpawnedWorker, Worker, compile_kernels, recipe_text
@@ -107,8 +109,10 @@ class Node:
         self._lock = self._take_data_dir()
         try:
             self._open()
-        except BaseException:
+        except BaseException as error:
             os.close(self._lock)
+            if isinstance(error, OSError | sqlite3.OperationalError):
+                raise CannotStart(f"data_dir {self.settings.data_dir}: {error}") from error
             raise
         try:
             self.port = self._receiver.start()
@@ -146,7 +150,7 @@ class Node:
     def _take_data_dir(self) -> int:
         folder = self.settings.data_dir
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(folder, 0o700)
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise CannotStart(f"data_dir {folder}: {error.strerror}") from error

@@ -40,6 +40,8 @@ _HEADER = struct.Struct(">BxL")
 _ESTABLISHED = "Sta6"
 _CLOSED, _INVALID = "Evt17", "Evt19"
 """PS3.8 Table 9-10."""
+_REST_S = 0.01
+"""Between two looks of pynetdicom's for work."""
 _PAUSE_MS = 100
 """So long the next request is waited for, until pynetdicom is asked whether it has something to say."""
 
@@ -93,6 +95,7 @@ class Stream:
     def admit(self, limit_s: float) -> None:
         """The association request came: other limits hold."""
         self._limit(limit_s, _LARGEST_MESSAGE)
+        self._dul._run_loop_delay = _REST_S
 
     def _limit(self, limit_s: float, largest: int) -> None:
         self._limit_s, self._largest = limit_s, largest

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from node.capture import write_notice
 from node.derive import Derived, DeriveOptions, write_derived
-from node.errors import NodeError, Refusal, Refused, TransientError
+from node.errors import NodeError, Refusal, Refused, TransientError, is_full
 from node.fitness import Scan, fitness
 from node.load import Source, load
 from node.log import places
@@ -31,7 +31,7 @@ def work(spec: JobSpec) -> JobOutcome:
             return Done((_result(spec, page),))
         return _reconstruct(spec)
     except Exception as error:
-        return Failed(why(error), isinstance(error, TransientError | MemoryError | OSError))
+        return Failed(why(error), isinstance(error, TransientError | MemoryError | OSError), is_full(error))
 
 
 def _reconstruct(spec: JobSpec) -> Done:
@@ -90,6 +90,8 @@ def why(error: Exception) -> Refusal:
             return Refusal(code, str(error))
         case MemoryError():
             return Refusal("out-of-memory", "the reconstruction needs more memory than there is")
+        case OSError() if is_full(error):
+            return Refusal("disk-full", f"no space left on the disk, at {places(error)}")
         case OSError():
             what = os.strerror(error.errno) if error.errno else type(error).__name__
             return Refusal("disk", f"{what} at {places(error)}")

@@ -5,12 +5,12 @@ set -eu
 PATH="$PATH:/usr/sbin:/sbin"
 
 missing=
-for program in Orthanc storescu ip; do
+for program in Orthanc storescu ip strace; do
     command -v $program >/dev/null || missing="$missing $program"
 done
 [ -n "$missing" ] || exit 0
 
-"$(dirname "$0")/apt-install.sh" "Peers for the tests" orthanc orthanc-dicomweb dcmtk openssl iproute2 libgomp1
+"$(dirname "$0")/apt-install.sh" "Peers for the tests" orthanc orthanc-dicomweb dcmtk openssl iproute2 libgomp1 strace
 
 # Debian enables Orthanc as a service at boot. Where it was not there before, it is here for the tests alone.
 case "$missing" in *Orthanc*)

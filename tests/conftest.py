@@ -7,13 +7,15 @@ import io
 import logging
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -32,6 +34,8 @@ PEERS = {
     **dict.fromkeys(("dcmcjpeg", "dcmconv", "dcmdump", "storescu"), "apt-get install dcmtk"),
     "ip": "apt-get install iproute2",
     "openssl": "apt-get install openssl",
+    "strace": "apt-get install strace",
+    "unshare": "apt-get install util-linux",
 }
 SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
@@ -40,11 +44,14 @@ def find_peer(program: str) -> str:
     """Path of a peer program. Without it the test is skipped, or fails where CI=true."""
     found = shutil.which(program, path=SEARCH)
     if found is None:
-        reason = f"{program} is not installed: {PEERS.get(program, f'apt-get install {program}')}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        _lacks(f"{program} is not installed: {PEERS.get(program, f'apt-get install {program}')}")
     return found
+
+
+def _lacks(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture
@@ -80,6 +87,37 @@ def _neighbour(name: str) -> ModuleType:
 def dicom_sets() -> ModuleType:
     """Builders of small scans as vendors write them: `tests/dicom_sets.py`."""
     return _neighbour("dicom_sets")
+
+
+@pytest.fixture(scope="session")
+def crash_states() -> ModuleType:
+    """What a loss of power may leave: `tests/crash_states.py`, on `disk_model.py` and `system_calls.py`."""
+    _neighbour("system_calls")
+    _neighbour("disk_model")
+    return _neighbour("crash_states")
+
+
+@pytest.fixture(scope="session")
+def strace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, Sequence[str]], list[str]]:
+    """``strace(output, program)`` is the command that traces a program; skips where that is not permitted."""
+    command = partial(_neighbour("system_calls").traced, find_peer("strace"))
+    trial = command(tmp_path_factory.mktemp("strace") / "trial.txt", [sys.executable, "-S", "-c", ""])
+    ended = subprocess.run(trial, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        _lacks(f"strace may not trace here: {ended.stderr.strip()}")
+    return command
+
+
+@pytest.fixture(scope="session")
+def bad_peer() -> ModuleType:
+    """A PACS that does what it should not: `tests/bad_peer.py`."""
+    return _neighbour("bad_peer")
+
+
+@pytest.fixture(scope="session")
+def stow() -> ModuleType:
+    """A DICOMweb server that answers what its script says: `tests/test_stow.py`."""
+    return _neighbour("test_stow")
 
 
 @pytest.fixture(scope="session")

@@ -299,7 +299,7 @@ class Agreement(RuleBasedStateMachine):
         if model.state in {"incomplete", "refused"}:
             assert "judged again" in self.journal.retry(number)
             model.state, model.sentence = "receiving", ""
-        elif newest and newest.state in {"failed", "queued"}:
+        elif newest and newest.state in {"failed", "queued"} and model.state == "complete":
             assert "queued again" in self.journal.retry(number)
             newest.state, newest.attempts, newest.not_before = "queued", 0, 0.0
         elif waiting:

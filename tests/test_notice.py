@@ -160,7 +160,11 @@ class Study:
             self.journal, settings, frozenset, lambda: None,
             monotonic=lambda: self.now_s, now=lambda: datetime.fromtimestamp(self.now_s, UTC),
         )  # fmt: skip
-        self.notifier = Notifier(self.journal, settings, self._count, lambda: self.now_s)
+
+        def clock() -> float:
+            return self.now_s
+
+        self.notifier = Notifier(self.journal, settings, self._count, clock, clock)
 
     def _count(self) -> None:
         self.queued += 1
