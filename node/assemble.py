@@ -159,7 +159,7 @@ def _kind_refusal(headers: list[Header], planes: Planes, site: Site) -> Refusal 
         )
     with_phase = sorted({te for component, te, _ in planes if component == "P"})
     with_magnitude = sorted({te for component, te, _ in planes if component == "M"})
-    product = any("fm2d" in h.sequence or "gre_field_map" in h.protocol.lower() for h in headers)
+    product = any("fm2d" in h.sequence or h.field_map_product for h in headers)
     only_last = len(with_magnitude) > 1 and with_phase == with_magnitude[-1:]
     if with_phase and (product or only_last) and not components & {"R", "I"}:
         lacking = [te for te in with_magnitude if te not in with_phase]

@@ -119,14 +119,16 @@ def jobs_show(
     context: typer.Context, acquisition: Annotated[int, typer.Argument(metavar="ID")], as_json: AsJson = False
 ) -> None:
     """Everything about one acquisition, with the report on its reconstruction."""
-    from node.overview import deliveries, report, summaries
+    from node.overview import deliveries, fetches, report, summaries
     from node.tables import one_as_values, print_one
 
     with _journal(context.obj) as journal:
         found = summaries(journal, acquisition)
         if not found:
             _stop(f"there is no acquisition {acquisition}")
-        whole = found[0], deliveries(journal, acquisition), report(journal, acquisition)
+        whole = (
+            found[0], deliveries(journal, acquisition), report(journal, acquisition), fetches(journal, acquisition),
+        )  # fmt: skip
     if as_json:
         print(json.dumps(one_as_values(*whole)))
     else:

@@ -148,6 +148,7 @@ class Peer(BaseModel):
     authorities: Path | None = Field(default=None, description="who vouches for its certificate; default: the usual")
     associations: int = Field(default=4, ge=1, le=32, description="how many are opened to it at a time")
     commitment: bool = Field(default=False, description="ask it to commit what it was sent")
+    fetch: bool = Field(default=False, description="ask it for images that lack (C-FIND), and to send them (C-MOVE)")
     addresses: tuple[Network, ...] = Field(default=(), description="where it calls from; empty: from anywhere")
     tls: bool = Field(default=False, description="it is heard and sent to over TLS alone")
     certified_as: str | None = Field(
@@ -162,6 +163,8 @@ class Peer(BaseModel):
             raise ValueError("certified_as is checked over TLS alone: add tls = true")
         if self.commitment and not self.host:
             raise ValueError("commitment needs host and port: it is asked for by DICOM, not by DICOMweb")
+        if self.fetch and not self.host:
+            raise ValueError("fetch needs host and port: images are asked for by DICOM, not by DICOMweb")
         return self
 
     @model_validator(mode="after")
@@ -296,6 +299,11 @@ class Settings(BaseSettings):
     def asked(self) -> tuple[str, ...]:
         """Names of the peers that are asked for commitment."""
         return tuple(name for name, peer in self.peers.items() if peer.commitment)
+
+    @property
+    def fetched_from(self) -> tuple[str, ...]:
+        """Names of the peers that are asked for images that lack."""
+        return tuple(name for name, peer in self.peers.items() if peer.fetch)
 
     def peer_named_by_title(self, ae_title: str) -> str | None:
         """Name of the peer with this AE title."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from node.errors import PermanentError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 _SCHEMA = """
 CREATE TABLE acquisition (
@@ -46,7 +46,11 @@ CREATE INDEX delivery_due ON delivery (next_try_at) WHERE state = 'pending';
 CREATE INDEX delivery_stored ON delivery (next_try_at) WHERE state = 'stored';
 CREATE TABLE aside (
     kind TEXT NOT NULL, reason TEXT NOT NULL, sender TEXT NOT NULL, count INTEGER NOT NULL, last_at REAL NOT NULL,
-    PRIMARY KEY (kind, reason, sender)) STRICT
+    PRIMARY KEY (kind, reason, sender)) STRICT;
+CREATE TABLE fetch (
+    acquisition_id INTEGER NOT NULL REFERENCES acquisition ON DELETE CASCADE, peer TEXT NOT NULL, state TEXT NOT NULL,
+    attempts INTEGER NOT NULL, changed_at REAL NOT NULL, next_try_at REAL NOT NULL, sentence TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (acquisition_id, peer)) STRICT
 """
 _UPGRADES = (
     "ALTER TABLE job ADD COLUMN report TEXT NOT NULL DEFAULT ''",
@@ -61,6 +65,13 @@ _UPGRADES = (
     CREATE INDEX delivery_stored ON delivery (next_try_at) WHERE state = 'stored'
     """,
     "ALTER TABLE instance ADD COLUMN content TEXT NOT NULL DEFAULT ''",
+    """
+    UPDATE instance SET header = json_remove(header, '$.protocol', '$.scan', '$.frame_of_reference_uid');
+    CREATE TABLE fetch (
+        acquisition_id INTEGER NOT NULL REFERENCES acquisition ON DELETE CASCADE, peer TEXT NOT NULL,
+        state TEXT NOT NULL, attempts INTEGER NOT NULL, changed_at REAL NOT NULL, next_try_at REAL NOT NULL,
+        sentence TEXT NOT NULL DEFAULT '', PRIMARY KEY (acquisition_id, peer)) STRICT
+    """,
 )
 """From each version to the next, beginning with 1."""
 

@@ -1,16 +1,16 @@
 """What the node keeps of an image's header: enough to group images, to see what lacks and to refuse by name.
 
-`read_header` turns a dataset into a small frozen `Header` that goes through JSON unchanged. It never raises:
-what it cannot use becomes a `Refusal` inside. A header holds no name, identifier or birth date of the
-patient. Scaling is not kept: the loader reads it again from the file. Series and acquisitions are unknown
-here.
+`read_header` turns a dataset into a small frozen `Header`. It never raises: what it cannot use becomes a `Refusal`
+inside. A header holds no name, identifier or birth date of the patient; what is kept of it as JSON holds no text that
+a person wrote either. Scaling is not kept: the loader reads it again from the file. Series and acquisitions are
+unknown here.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
@@ -20,7 +20,7 @@ from pydicom.uid import UID, EnhancedMRImageStorage, MRImageStorage
 
 from node import multiframe
 from node.errors import Refusal
-from node.identity import is_own
+from node.identity import is_own, is_uid
 from node.site import Site
 from node.vendors.convention import (
     Announced,
@@ -31,6 +31,7 @@ from node.vendors.convention import (
     number,
     standard_component,
     text,
+    word,
 )
 
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
@@ -76,16 +77,11 @@ class Header:
     sop_instance_uid: str
     study_uid: str
     series_uid: str
-    frame_of_reference_uid: str
     manufacturer: str
     vendor: str
     """Name of the convention in `node.vendors`; empty where the manufacturer has none."""
-    protocol: str
-    """ProtocolName, or SeriesDescription where there is none."""
     series_number: int | None
     sequence: str
-    scan: str
-    """What separates two scans of one protocol, as far as the image alone can tell."""
     rows: int
     columns: int
     slice_thickness_mm: float | None
@@ -102,16 +98,26 @@ class Header:
     """MRAcquisitionType: 2D or 3D."""
     acquired_s: float | None = None
     """Moment of the acquisition, in seconds that only serve to compare images of one study."""
+    field_map_product: bool = False
+    """Whether the protocol is called after Siemens' field-map product."""
+    frame_of_reference_uid: str = field(default="", compare=False)
+    protocol: str = field(default="", compare=False)
+    """ProtocolName, or SeriesDescription where there is none."""
+    scan: str = field(default="", compare=False)
+    """What separates two scans of one protocol, as far as the image alone can tell."""
 
     def to_json(self) -> str:
-        """As one line of JSON; equal headers give equal text."""
-        return _ADAPTER.dump_json(self).decode()
+        """As one line of JSON, without `FOR_THE_KEY`; equal headers give equal text."""
+        return _ADAPTER.dump_json(self, exclude=FOR_THE_KEY).decode()
 
     @classmethod
     def from_json(cls, line: str) -> Header:
         """The header that `to_json` wrote."""
         return _ADAPTER.validate_json(line)
 
+
+FOR_THE_KEY = {"frame_of_reference_uid", "protocol", "scan"}
+"""What tells acquisitions apart when an image comes. Not kept: an operator may have written a name into it."""
 
 _ADAPTER = TypeAdapter(Header)
 
@@ -127,13 +133,10 @@ _NOTHING = Header(
     sop_instance_uid="",
     study_uid="",
     series_uid="",
-    frame_of_reference_uid="",
     manufacturer="",
     vendor="",
-    protocol="",
     series_number=None,
     sequence="",
-    scan="",
     rows=0,
     columns=0,
     slice_thickness_mm=None,
@@ -156,13 +159,13 @@ def read_header(ds: Dataset, site: Site = Site()) -> Header:  # noqa: B008  a fr
 
 
 def scan_name(headers: Sequence[Header]) -> str:
-    """The scan that these images belong to, without patient data: series numbers and protocol."""
+    """The scan that these images belong to, by the numbers of its series."""
     series = sorted({h.series_number for h in headers if h.series_number is not None})
-    return f"series {', '.join(map(str, series)) or 'without number'} ({headers[0].protocol or 'no protocol name'})"
+    return f"series {', '.join(map(str, series)) or 'without number'}"
 
 
 def _read_header(ds: Dataset, site: Site) -> Header:
-    manufacturer = text(ds, "Manufacturer")
+    manufacturer, protocol = word(ds, "Manufacturer"), text(ds, "ProtocolName") or text(ds, "SeriesDescription")
     convention = site.convention_of(manufacturer)
     component_of = convention.component if convention else standard_component
     flat = multiframe.frames(ds)
@@ -190,9 +193,9 @@ def _read_header(ds: Dataset, site: Site) -> Header:
         frame_of_reference_uid=text(ds, "FrameOfReferenceUID"),
         manufacturer=manufacturer,
         vendor=convention.name if convention else "",
-        protocol=text(ds, "ProtocolName") or text(ds, "SeriesDescription"),
+        protocol=protocol,
         series_number=_integer(ds, "SeriesNumber"),
-        sequence=text(first, "SequenceName") or text(first, (0x0019, 0x109C)),
+        sequence=word(first, "SequenceName") or word(first, (0x0019, 0x109C)),
         scan=convention.scan(ds) if convention else "",
         rows=_integer(ds, "Rows") or 0,
         columns=_integer(ds, "Columns") or 0,
@@ -201,8 +204,9 @@ def _read_header(ds: Dataset, site: Site) -> Header:
         flip_deg=number(first, "FlipAngle"),
         announced_echoes=announced.echoes,
         announced_slices=announced.slices,
-        acquisition_type=text(ds, "MRAcquisitionType"),
+        acquisition_type=word(ds, "MRAcquisitionType"),
         acquired_s=_acquired_s(first),
+        field_map_product="gre_field_map" in protocol.lower(),
         frames=frames,
         own=is_own(ds),
         refusal=_refusal(ds, flat, frames, convention),
@@ -215,6 +219,9 @@ def _refusal(
     missing = [keyword for keyword in _UIDS if not text(ds, keyword)]
     if missing:
         return Refusal("unreadable", f"object without {', '.join(missing)}")
+    impossible = [keyword for keyword in _UIDS if not is_uid(text(ds, keyword))]
+    if impossible:
+        return Refusal("unreadable", f"object whose {', '.join(impossible)} is no UID")
     sop_class = UID(text(ds, "SOPClassUID"))
     if sop_class not in {MRImageStorage, EnhancedMRImageStorage}:
         return Refusal("not-mr-gre", f"not an MR image ({sop_class.name})")

@@ -5,6 +5,7 @@ Knows nothing of pixels or of what the objects contain.
 
 from __future__ import annotations
 
+import re
 from uuid import UUID, uuid5
 
 from pydicom.dataset import Dataset
@@ -22,6 +23,16 @@ _NAMESPACE = UUID("6f0c9f4e-5b0e-5a53-9d0b-3f3a4f6f1c52")
 def derived_uid(*parts: str) -> UID:
     """A UID that is a function of ``parts`` alone: ``2.25.`` and the decimal of a UUIDv5 (PS3.5 B.2)."""
     return UID(f"2.25.{uuid5(_NAMESPACE, chr(10).join(parts)).int}")
+
+
+def is_uid(text: str) -> bool:
+    """Whether this can be a UID: 1 to 64 digits and dots (PS3.5 section 9.1; leading zeros occur)."""
+    return re.fullmatch(r"[0-9.]{1,64}", text) is not None
+
+
+def uid_name(text: str) -> str:
+    """The name of a registered UID, another one as it is. What is no UID can hold anything, and is not repeated."""
+    return UID(text).name if is_uid(text) else "(not a UID)"
 
 
 IMPLEMENTATION_UID = derived_uid("implementation")

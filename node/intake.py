@@ -21,6 +21,7 @@ from node.assemble import acquisition_key
 from node.codecs import IMAGE_TRANSFER_SYNTAXES, check_inflation, check_pixels
 from node.errors import Refused, Unreadable
 from node.headers import Header, read_header
+from node.identity import uid_name
 from node.site import Site
 from node.vendors.convention import number
 
@@ -72,9 +73,9 @@ class Useless:
 def not_for_us(sop_class_uid: str, syntax: UID) -> str:
     """Why objects of this class in this transfer syntax are of no use, whatever is in them; empty if they are."""
     if sop_class_uid not in IMAGE_CLASSES:
-        return f"{UID(sop_class_uid).name} is not an MR image"
+        return f"{uid_name(sop_class_uid)} is not an MR image"
     if syntax not in IMAGE_TRANSFER_SYNTAXES:
-        return f"MR image in {syntax.name}: lossy, or not to be decoded here; send it uncompressed"
+        return f"MR image in {uid_name(syntax)}: lossy, or not to be decoded here; send it uncompressed"
     return ""
 
 

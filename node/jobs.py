@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
+from node.log import configure
 from node.records import JobOutcome, JobSpec
 from node.warm import Warmed, use_cache, warm
 
@@ -113,6 +114,7 @@ def _initialise(threads: int, cache_dir: str, parent: Connection, niceness: int)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the node, which decides
     os.umask(0o077)
     os.nice(niceness)
+    configure()  # what libraries say here would stand on the node's standard error as it is
     if threads:
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
     use_cache(Path(cache_dir))

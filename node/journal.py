@@ -31,6 +31,7 @@ from pydantic import TypeAdapter
 from node.database import Database, JournalError
 from node.deliveries import Deliveries
 from node.errors import Refusal
+from node.fetches import Fetches
 from node.keeping import Keeping
 from node.records import Gathering, Job, Notice, Received, Result, Settled, Stopped
 
@@ -53,6 +54,8 @@ class Journal:
     ----------
     deliveries
         What is to be sent, and what became of it.
+    fetches
+        What a PACS was asked for.
     keeping
         What need not be kept any longer.
 
@@ -68,6 +71,7 @@ class Journal:
         self._tallying = threading.Lock()
         self._counted: dict[tuple[Aside, str, str], tuple[int, float]] = {}
         self.deliveries = Deliveries(self._db, clock)
+        self.fetches = Fetches(self._db, clock)
         self.keeping = Keeping(self._db, clock)
 
     def close(self) -> None:
@@ -396,6 +400,7 @@ class Journal:
             ).fetchone():
                 raise JournalError(f"acquisition {acquisition_id}: its images are deleted; send it again")
             self._drop_notice(db, acquisition_id, now)
+            db.execute("DELETE FROM fetch WHERE acquisition_id = ?", (acquisition_id,))
             pages = db.execute(f"{send} ({page})", (acquisition_id, now)).rowcount
             if db.execute(
                 "UPDATE acquisition SET state = 'receiving', code = '', sentence = '', changed_at = ? "

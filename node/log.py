@@ -2,7 +2,8 @@
 
 Our own events carry identifiers of objects, numbers and sentences that this project wrote. Lines of the
 libraries (pynetdicom, pydicom, warnings) can quote the content of a data set, so quoted text is cut out of
-them, and of a traceback only the places are kept, never the message.
+them, and of a traceback only the places are kept, never the message. A worker process has a log of its own, on the
+same stream.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ import structlog
 
 Event = MutableMapping[str, Any]
 
-_QUOTED = re.compile(r"""'[^'\n]*'|"[^"\n]*"|\[[^\]\n]*\]|\([^)\n]*\)""")
+_QUOTED = re.compile(r"""'.*'|".*"|\[.*\]|\(.*\)|'.*|".*""", re.DOTALL)
+"""From the first quote to the last: what stands in between can hold quotes and line breaks of its own."""
+_ABOUT_DATA = re.compile(r"""(\S*:\d+: \w*Warning: )?([^:'"[(]*)""")
+"""Of a warning, and of what pydicom says, place and kind, and what comes before the first quote or colon."""
+_NETWORK = ("pynetdicom", "urllib3")
 _FOREIGN_LEVEL = logging.WARNING
 logging.getLogger("node").addHandler(logging.NullHandler())  # silent until somebody wants to hear
 
@@ -60,8 +65,14 @@ def places(error: BaseException) -> str:
 
 
 def without_quotes(_logger: object, _method: str, event: Event) -> Event:
-    """Cut quoted and bracketed text out of a library's message."""
-    event["event"] = _QUOTED.sub("…", str(event["event"]).splitlines()[0] if event["event"] else "")
+    """Cut out of a library's message what may be quoted from a data set, and all lines but the first."""
+    text, record = str(event["event"]), event.get("_record")
+    about_data = _ABOUT_DATA.match(text)
+    if record is not None and record.name.startswith(_NETWORK):
+        text = _QUOTED.sub("…", text)
+    elif about_data and about_data.end() < len(text):
+        text = f"{about_data[0]}…"
+    event["event"] = next(iter(text.splitlines()), "")
     return event
 
 
@@ -87,11 +98,11 @@ def configure(stream: TextIO | None = None) -> logging.Handler:
     root.handlers[:] = [handler]
     root.setLevel(_FOREIGN_LEVEL)
     logging.getLogger("node").setLevel(logging.INFO)
-    for name in ("pynetdicom", "pydicom"):
+    for name, level in (("pynetdicom", _FOREIGN_LEVEL), ("pydicom", logging.ERROR)):  # pydicom warns as well
         library = logging.getLogger(name)
         library.handlers[:] = []
         library.propagate = True
-        library.setLevel(_FOREIGN_LEVEL)
+        library.setLevel(level)
     logging.getLogger("retrying").setLevel(logging.CRITICAL)  # of dicomweb-client, told not to repeat
     logging.captureWarnings(True)
     threading.excepthook = _thread_ended

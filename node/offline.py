@@ -101,7 +101,8 @@ def reconstruct_folder(
     for key, members in groups.items():
         paths, headers = zip(*members, strict=True)
         target = out / f"series-{min(h.series_number or 0 for h in headers)}-{key[:8]}"
-        yield _attempt(scan_name(headers), partial(_from_dicom, paths, target, derived_at, given))
+        name = f"{scan_name(headers)} ({headers[0].protocol or 'no protocol name'})"
+        yield _attempt(name, partial(_from_dicom, paths, target, derived_at, given))
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,16 @@ class DeliveryGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetch:
+    """What a peer was asked for of an acquisition that lacks images, how often, and what came of it the last time."""
+
+    peer: str
+    state: str
+    attempts: int
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Aside:
     """Objects that were not taken (ignored, rejected, conflict): how many, from whom, why."""
 
@@ -111,6 +121,14 @@ def deliveries(journal: Journal, acquisition_id: int) -> list[DeliveryGroup]:
         acquisition_id,
     )
     return [DeliveryGroup(*row) for row in rows]
+
+
+def fetches(journal: Journal, acquisition_id: int) -> list[Fetch]:
+    """What was asked for of an acquisition."""
+    rows = journal.query(
+        "SELECT peer, state, attempts, sentence FROM fetch WHERE acquisition_id = ? ORDER BY peer", acquisition_id
+    )
+    return [Fetch(*row) for row in rows]
 
 
 def report(journal: Journal, acquisition_id: int) -> Report | None:

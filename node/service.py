@@ -24,6 +24,7 @@ from node.commitment import Committer
 from node.config import HEALTH_AE_TITLE, RECIPE_NAMES, Peer, Settings
 from node.deliver import Link, StoreLink, Unreachable, echo
 from node.errors import PermanentError
+from node.fetch import Fetcher
 from node.files import make_folder
 from node.inbox import Inbox
 from node.indexing import Indexer
@@ -136,6 +137,7 @@ class Node:
         self._reconstructor.end()
         self._outbox.end()
         self._committer.end()
+        self._fetcher.end()
         for loop in self._loops:
             loop.join()
         self._close()
@@ -195,6 +197,9 @@ class Node:
         self._loops = [index, gather, reconstruct, deliver, Loop("clean", cleaner.step, _CLEAN_S)]
         if settings.asked:
             self._loops.append(Loop("commit", self._committer.step, _TICK_S))
+        self._fetcher = Fetcher(self.journal, settings, self._tls)
+        if settings.fetched_from:
+            self._loops.append(Loop("fetch", self._fetcher.step, _TICK_S))
         if settings.notice_after_min:
             notifier = Notifier(self.journal, settings, reconstruct.wake)
             self._loops.append(Loop("notify", notifier.step, min(5.0, settings.notice_after_min * 15)))

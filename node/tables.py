@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from node.overview import Aside, DeliveryGroup, Summary
+from node.overview import Aside, DeliveryGroup, Fetch, Summary
 from node.report import Report
 
 _STYLES = {
@@ -56,7 +56,13 @@ def print_list(console: Console, acquisitions: Sequence[Summary], asides: Sequen
             )
 
 
-def print_one(console: Console, a: Summary, deliveries: Sequence[DeliveryGroup], report: Report | None) -> None:
+def print_one(
+    console: Console,
+    a: Summary,
+    deliveries: Sequence[DeliveryGroup],
+    report: Report | None,
+    fetches: Sequence[Fetch] = (),
+) -> None:
     """Everything about one acquisition."""
     lines = {
         "Acquisition": str(a.id),
@@ -71,6 +77,9 @@ def print_one(console: Console, a: Summary, deliveries: Sequence[DeliveryGroup],
     for name, value in lines.items():
         if value:
             console.print(f"{name:<12} {value}", soft_wrap=True, markup=False, highlight=False)
+    for f in fetches:
+        text = f"{f.peer} was asked, {f.attempts} attempts: {f.sentence or 'no answer yet'}"
+        console.print(f"{'Fetch':<12} {text}", soft_wrap=True, markup=False, highlight=False)
     for d in deliveries:
         note = f" ({d.sentence})" if d.sentence else ""
         text = f"{d.series} to {d.destination}: {d.objects} {d.state}, {d.attempts} attempts{note}"
@@ -108,10 +117,13 @@ def as_values(acquisitions: Sequence[Summary], asides: Sequence[Aside]) -> dict[
     return {"acquisitions": [asdict(a) for a in acquisitions], "not_taken": [asdict(a) for a in asides]}
 
 
-def one_as_values(a: Summary, deliveries: Sequence[DeliveryGroup], report: Report | None) -> dict[str, Any]:
+def one_as_values(
+    a: Summary, deliveries: Sequence[DeliveryGroup], report: Report | None, fetches: Sequence[Fetch] = ()
+) -> dict[str, Any]:
     """The same as `print_one` for machines."""
     return {
         "acquisition": asdict(a),
+        "fetches": [asdict(f) for f in fetches],
         "deliveries": [asdict(d) for d in deliveries],
         "report": asdict(report) if report else None,
     }

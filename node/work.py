@@ -5,6 +5,7 @@ Imported in workers alone: it brings numba along. Knows neither journal nor netw
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 
@@ -92,6 +93,7 @@ def why(error: Exception) -> Refusal:
         case OSError() if is_full(error):
             return Refusal("disk-full", f"no space left on the disk, at {places(error)}")
         case OSError():
-            return Refusal("disk", f"{error.strerror or type(error).__name__} at {places(error)}")
+            what = os.strerror(error.errno) if error.errno else type(error).__name__
+            return Refusal("disk", f"{what} at {places(error)}")
         case _:  # a defect of ours; its message may quote a data set
             return Refusal("internal-error", f"please report: {type(error).__name__} at {places(error)}")

@@ -19,10 +19,11 @@ import pydicom
 import pytest
 from pydicom.uid import MRImageStorage
 
+from node import loopback
 from node.config import Peer, Settings, Tls
 from node.deliver import Item, Sent, StoreLink
 from node.load import load
-from node.overview import asides, deliveries, summaries
+from node.overview import asides, deliveries, fetches, summaries
 from node.service import Node
 from node.stow import StowLink
 from node.tls import Credentials
@@ -251,6 +252,37 @@ def test_what_is_sent_by_stow_is_stored_once(
             pacs.stop()
 
     network.run(store_twice)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("lost", ["images of an echo", "the phase"])
+def test_what_is_lost_on_the_way_is_fetched(
+    peer: Callable[[str], str], plugin: Path, network: Network, tmp_path: Path, tiny_study: list[Path],
+    eventually: Callable[..., None], lost: str,
+) -> None:  # fmt: skip
+    def lose_and_wait() -> None:
+        node_port = free_port()
+        pacs = Orthanc(peer("Orthanc"), plugin, network, tmp_path, node_port, LuaScripts=[])
+        try:
+            eventually(pacs.answers, "Orthanc answers", 60)
+            loopback.send(tiny_study, pacs.dicom_port, "TESTPACS")
+            known = Peer(ae_title="TESTPACS", host="127.0.0.1", port=pacs.dicom_port, fetch=True)
+            settings = Settings(port=node_port, quiet_s=1.0, data_dir=tmp_path / "data", peers={"pacs": known})
+            phase = [path for path in tiny_study if pydicom.dcmread(path).ImageType[2] == "P"]
+            missing = phase if lost == "the phase" else phase[2:5]
+            with Node(settings) as node:
+                loopback.send([p for p in tiny_study if p not in missing], node_port, "QSMNODE", "TESTPACS")
+                eventually(
+                    lambda: [s.state for s in summaries(node.journal)] == ["delivered"], "results are delivered", 120
+                )
+                assert [s.images for s in summaries(node.journal)] == [len(tiny_study)]
+                (asked,) = fetches(node.journal, 1)
+                assert asked.sentence == f"{len(missing)} images in 1 series are missing here: {len(missing)} sent"
+            assert pacs.instances() == len(tiny_study) + 2 * 16
+        finally:
+            pacs.stop()
+
+    network.run(lose_and_wait)
 
 
 @pytest.mark.peers

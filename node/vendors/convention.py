@@ -111,6 +111,15 @@ def text(ds: Dataset, tag: str | tuple[int, int]) -> str:
     return _joined([value] if isinstance(value, str) or not hasattr(value, "__iter__") else value)
 
 
+def word(ds: Dataset, tag: str | tuple[int, int]) -> str:
+    """The element as text that may be repeated to people; empty where a value is longer than any name or no text.
+
+    An element of wrong length swallows those that follow, a patient's name among them, with the zeros of their tags.
+    """
+    value = text(ds, tag)
+    return value if value.isprintable() and all(len(part) <= 64 for part in value.split("\\")) else ""
+
+
 @cache
 def _known(tag: str | tuple[int, int]) -> tuple[BaseTag, str]:
     """The tag, and its VR where the dictionary has one: what implicit VR leaves to the reader."""
@@ -155,7 +164,7 @@ def count(ds: Dataset, tag: str | tuple[int, int]) -> int | None:
 
 def image_type(ds: Dataset) -> tuple[str, ...]:
     """The values of ImageType."""
-    return tuple(part.strip() for part in text(ds, "ImageType").split("\\"))
+    return tuple(part.strip() for part in word(ds, "ImageType").split("\\"))
 
 
 def complex_image_component(ds: Dataset) -> Component:
@@ -190,7 +199,7 @@ def common_refusal(ds: Dataset) -> Refusal | None:
     """Why an image of any vendor is not raw complex gradient echo; None where nothing speaks against it."""
     kinds = image_type(ds)
     shown = "\\".join(kinds)
-    sequence = text(ds, "SequenceName")
+    sequence = word(ds, "SequenceName")
     named = sequence or "without a name"
     scanning = text(ds, "ScanningSequence").split("\\")
     planar = "EP" in scanning or text(ds, "EchoPlanarPulseSequence") == "YES" or _EPI_NAME.search(sequence)

@@ -24,6 +24,7 @@ from node.vendors.convention import (
     number,
     stored_rescale,
     text,
+    word,
 )
 
 _COMPONENT: dict[float | None, Component] = {0: "M", 1: "P", 2: "R", 3: "I"}
@@ -35,7 +36,7 @@ def _component(ds: Dataset) -> Component:
 
 
 def _refusal(ds: Dataset) -> Refusal | None:
-    sequence = text(ds, (0x0019, 0x109C))
+    sequence = word(ds, (0x0019, 0x109C))
     if "b0rf" in sequence.lower():
         return Refusal("field-map-hz", f"field map in Hz, not complex gradient echo (pulse sequence {sequence})")
     return common_refusal(ds)
