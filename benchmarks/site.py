@@ -1,6 +1,6 @@
 """A site's day in front of the node: scanners that send, a PACS that takes the results, and a disk that is cleaned.
 
-    python -m benchmarks.site                               one acquisition of 256 x 256 x 128, 8 echoes: turn-around
+    python -m benchmarks.site                               256 x 256 x 128, 8 echoes: turn-around, warm
     python -m benchmarks.site --acquisitions 200 --shape 256 256 72 --keep-gb 10    24 hours, compressed in time
 
 Turn-around is from the last C-STORE that was answered to the last derived object that was delivered; the quiet time
@@ -119,6 +119,7 @@ def day(shape: Shape, acquisitions: int, keep_gb: float) -> None:
         f'[peers.pacs]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {pacs_port}\n'
     )
     serve = [sys.executable, "-c", "from node.cli import main; main()", "serve", "--config", str(config)]
+    rounds = [range(1), range(1, 2)] if acquisitions == 1 else [range(acquisitions)]  # the first has a cold start
     samples: list[Sample] = []
     answered: dict[int, float] = {}
     with ExitStack() as stack:
@@ -130,6 +131,10 @@ def day(shape: Shape, acquisitions: int, keep_gb: float) -> None:
         def watch() -> None:
             while not ended.wait(10.0):
                 samples.append(sample(node.pid))
+                if len(samples) % 12 == 0:
+                    last = samples[-1]
+                    done = f"{answered_before()} reconstructed, {last.resident / 1e6:.0f} MB in memory"
+                    print(f"{done}, {last.stored / 1e9:.1f} GB on disk", flush=True)
 
         def scan(number: int) -> None:
             while number > answered_before() + 2 * AT_ONCE:  # a day has pauses: the disk need not hold it all
@@ -147,10 +152,11 @@ def day(shape: Shape, acquisitions: int, keep_gb: float) -> None:
         watching.start()
         start = time.monotonic()
         try:
-            with ThreadPoolExecutor(AT_ONCE) as senders:
-                list(senders.map(scan, range(acquisitions)))
-            wait_for("job done", acquisitions, node, 3600)
-            everything(config, acquisitions)
+            for numbers in rounds:
+                with ThreadPoolExecutor(AT_ONCE) as senders:
+                    list(senders.map(scan, numbers))
+                wait_for("job done", numbers[-1] + 1, node, 3600)
+                everything(config, numbers[-1] + 1)
         finally:
             ended.set()
             watching.join()
@@ -158,7 +164,7 @@ def day(shape: Shape, acquisitions: int, keep_gb: float) -> None:
         took_s = time.monotonic() - start
     print(f"{acquisitions} acquisitions of {len(source)} images in {took_s / 60:.1f} min")
     if acquisitions == 1:
-        stages(answered[0])
+        stages(answered[1])
     third = max(1, len(samples) // 3)
     print(
         f"memory {median(s.resident for s in samples[:third]) / 1e6:.0f} MB in the first third, "
