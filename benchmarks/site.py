@@ -106,18 +106,24 @@ def sample(pid: int) -> Sample:
     return Sample(1024 * resident, 1024 * int(used), threads)
 
 
-def day(shape: Shape, acquisitions: int, keep_gb: float) -> None:
-    """Send all acquisitions, and print what became of them."""
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
-    source = images(shape)
-    port, pacs_port = free_port(), free_port()
+def configured(port: int, pacs_port: int, keep_gb: float) -> Path:
+    """The node's configuration file."""
     config = FOLDER / "node.toml"
     config.write_text(
         f'ae_title = "{TITLE}"\nport = {port}\nquiet_s = {QUIET_S}\ndata_dir = "{FOLDER / "data"}"\n'
         f'deliver_to = ["pacs"]\nkeep_gb = {keep_gb}\n[peers.sender]\nae_title = "{SENDER}"\n'
         f'[peers.pacs]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {pacs_port}\n'
     )
+    return config
+
+
+def day(shape: Shape, acquisitions: int, keep_gb: float) -> None:
+    """Send all acquisitions, and print what became of them."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    source = images(shape)
+    port, pacs_port = free_port(), free_port()
+    config = configured(port, pacs_port, keep_gb)
     serve = [sys.executable, "-c", "from node.cli import main; main()", "serve", "--config", str(config)]
     rounds = [range(1), range(1, 2)] if acquisitions == 1 else [range(acquisitions)]  # the first has a cold start
     samples: list[Sample] = []
