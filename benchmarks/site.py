@@ -171,6 +171,12 @@ def day(shape: Shape, acquisitions: int, keep_gb: float) -> None:
     print(f"{acquisitions} acquisitions of {len(source)} images in {took_s / 60:.1f} min")
     if acquisitions == 1:
         stages(answered[1])
+    resources(samples)
+    shutil.rmtree(FOLDER)
+
+
+def resources(samples: Sequence[Sample]) -> None:
+    """What the node needed, and whether that grew."""
     third = max(1, len(samples) // 3)
     print(
         f"memory {median(s.resident for s in samples[:third]) / 1e6:.0f} MB in the first third, "
@@ -178,7 +184,6 @@ def day(shape: Shape, acquisitions: int, keep_gb: float) -> None:
         f"{max(s.resident for s in samples) / 1e6:.0f}; at most {max(s.threads for s in samples)} threads and "
         f"{max(s.stored for s in samples) / 1e9:.1f} GB in the data folder"
     )
-    shutil.rmtree(FOLDER)
 
 
 def everything(config: Path, acquisitions: int) -> None:
