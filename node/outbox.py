@@ -131,7 +131,8 @@ class Outbox:
 
     def _send(self, link: Link, handful: Sequence[Delivery]) -> list[Sent]:
         """Answers for all, or for the first ones if the node stops meanwhile."""
-        items = [Item(d.sop_class_uid, d.sop_instance_uid, self._settings.data_dir / d.path) for d in handful]
+        folder = self._settings.data_dir
+        items = [Item(d.sop_class_uid, d.sop_instance_uid, folder / d.path, d.sha256) for d in handful]
         answers: list[Sent] = []
         for start in range(0, len(items), link.at_once):
             if self.lanes.ending:
