@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,14 +16,17 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from node import cli, loopback, offline, warm
 from node.errors import Refusal
 from node.fitness import Scan, fitness
 from node.journal import Journal
+from node.overview import Aside, DeliveryGroup, Summary
 from node.records import Attempt, Received, Result
 from node.report import Report
+from node.tables import print_list, print_one
 
 REPORT = Report(
     "siemens; magnitude and phase; stored phase rises with the field",
@@ -79,6 +83,37 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     journal.tally()
     yield journal
     journal.close()
+
+
+def test_a_terminal_of_80_columns_cuts_nothing_off() -> None:
+    """The widest of everything; sentences break between words."""
+    sentence = "PACS does not accept Storage Commitment Push Model SOP Class, and says so at some length, " * 2
+    widest = Summary(
+        12345,
+        "undeliverable",
+        "1.2",
+        ("SIXTEEN_LETTERS_",),
+        12345,
+        1.7e9,
+        1,
+        1440,
+        1440,
+        "sign-contradiction",
+        sentence,
+        "",
+    )
+    group = DeliveryGroup("pacs", "qsm", "stored", 16, 1, sentence)
+    aside = Aside("rejected", sentence, "SIXTEEN_LETTERS_", 1, 1.7e9)
+    told = io.StringIO()
+    console = Console(file=told, width=80, force_terminal=True, color_system=None)
+    print_list(console, [widest], [aside])
+    print_one(console, widest, [group], None)
+    lines = told.getvalue().splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert "…" not in told.getvalue()
+    assert {"12345", "undeliverable", "1440/1440"} <= set(lines[1].split())
+    assert " ".join(told.getvalue().split()).count(sentence.strip()) == 4
+    assert "16 stored, 1 attempt (" in told.getvalue()
 
 
 def test_version_is_quick_and_imports_nothing_heavy() -> None:
