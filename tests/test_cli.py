@@ -20,12 +20,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from node import cli, loopback, offline, warm
+from node.config import Settings
+from node.database import JournalError
 from node.errors import Refusal
 from node.fitness import Scan, fitness
 from node.journal import Journal
 from node.overview import Aside, DeliveryGroup, Summary
 from node.records import Attempt, Received, Result
 from node.report import Report
+from node.service import Node
 from node.tables import print_list, print_one
 
 REPORT = Report(
@@ -114,6 +117,45 @@ def test_a_terminal_of_80_columns_cuts_nothing_off() -> None:
     assert {"12345", "undeliverable", "1440/1440"} <= set(lines[1].split())
     assert " ".join(told.getvalue().split()).count(sentence.strip()) == 4
     assert "16 stored, 1 attempt (" in told.getvalue()
+
+
+@pytest.mark.usefixtures("journal")
+def test_the_configuration_may_be_named_before_or_after_what_is_asked(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("QSM_NODE_DATA_DIR")
+    config, other = tmp_path / "site.toml", tmp_path / "other.toml"
+    config.write_text(f'data_dir = "{tmp_path}"')
+    other.write_text(f'data_dir = "{tmp_path / "other"}"')
+    monkeypatch.setenv("QSM_NODE_CONFIG", str(other))
+    for command in (["list"], ["show", "1"], ["retry", "2"]):
+        assert run("jobs", *command)[0] == cli.WRONG_USE
+        assert run("jobs", "-c", config, *command)[0] == 0
+        assert run("jobs", *command, "-c", config)[0] == 0
+
+
+def test_a_journal_that_cannot_be_read_is_told_in_a_sentence(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "journal.sqlite").write_bytes(b"not what it was " * 500)
+    code, shown = run("jobs")
+    assert (code, shown) == (1, f"qsm-node: {tmp_path / 'journal.sqlite'}: file is not a database\n")
+    with pytest.raises(JournalError, match="file is not a database"):
+        Node(Settings(data_dir=tmp_path)).start()
+
+    def deny(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", deny)
+    code, shown = run("jobs")
+    assert (code, shown) == (1, f"qsm-node: {tmp_path / 'journal.sqlite'}: Permission denied\n")
+
+
+def test_health_of_a_node_on_any_port_cannot_be_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QSM_NODE_PORT", "0")
+    code, shown = run("health")
+    assert code == 1
+    assert "port = 0" in shown
 
 
 def test_version_is_quick_and_imports_nothing_heavy() -> None:
