@@ -28,6 +28,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -336,6 +337,9 @@ def load(path: Path | None = None) -> Settings:
         return FromFile()
     except ValidationError as error:
         raise ConfigError("\n".join(_in_words(item) for item in error.errors())) from None
+    except SettingsError as error:  # says 'error parsing value for field "peers"'; its cause would quote the value
+        field = str(error).partition('"')[2].partition('"')[0].upper()
+        raise ConfigError(f'{_PREFIX}{field}: a list in a variable is JSON, such as ["pacs"]') from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:

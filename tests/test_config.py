@@ -77,6 +77,19 @@ def test_a_variable_that_no_setting_reads_is_a_mistake(monkeypatch: pytest.Monke
         load()
 
 
+def test_a_list_in_a_variable_is_json(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = toml('[peers.pacs]\nae_title = "PACS"\nhost = "h"\nport = 104')
+    monkeypatch.setenv("QSM_NODE_DELIVER_TO", '["pacs"]')
+    assert load(path).deliver_to == ("pacs",)
+    for variable, field in (("DELIVER_TO", "DELIVER_TO"), ("PEERS__PACS__ADDRESSES", "PEERS")):
+        monkeypatch.setenv(f"QSM_NODE_{variable}", "pacs, archive")
+        with pytest.raises(
+            ConfigError, match=rf'^QSM_NODE_{field}: a list in a variable is JSON, such as \["pacs"\]$'
+        ):
+            load(path)
+        monkeypatch.delenv(f"QSM_NODE_{variable}")
+
+
 def test_results_go_back_to_the_sender_or_where_the_site_says(toml: Toml) -> None:
     settings = load(toml(GOOD))
     assert settings.destinations(frozenset({"PACS"})) == ("pacs",)
