@@ -11,7 +11,7 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -66,6 +66,14 @@ def _network(value: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         return ipaddress.ip_network(value)
     except ValueError as error:
         raise ValueError(f"an address or network like 10.1.0.0/16, no name: {error}") from None
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether a URL's port is one, or the usual."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
@@ -177,7 +185,8 @@ class Peer(BaseModel):
                 raise ValueError("login and authorities belong to a url")
             return self
         parts = urlsplit(self.url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
+        written = self.url.startswith(("http://", "https://"))  # in small letters: the client takes no others
+        if not written or not parts.hostname or not _has_port(parts) or parts.username or parts.query:
             raise ValueError("url is https://host/path, without user, password or query")
         if self.host:
             raise ValueError("give host and port, or url")

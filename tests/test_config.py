@@ -111,6 +111,8 @@ def test_results_go_back_to_the_sender_or_where_the_site_says(toml: Toml) -> Non
         ("[peers.x]\nae_title = 'X'", "peers.x: has no host and port, so its results have nowhere to go"),
         ("[peers.x]\nae_title = 'X'\ncommitment = true", "peers.x: commitment needs host and port"),
         ("[peers.x]\nurl = 'ftp://h'", "peers.x: url is https://host/path, without user, password or query"),
+        ("[peers.x]\nurl = 'HTTPS://h'", "peers.x: url is https://host/path, without user, password or query"),
+        ("[peers.x]\nurl = 'https://h:99999'", "peers.x: url is https://host/path, without user, password or query"),
         ("[peers.x]\nurl = 'https://u:secret@h'", "peers.x: url is https://host/path, without user"),
         ("[peers.x]\nurl = 'https://h?token=secret'", "peers.x: url is https://host/path, without user"),
         ("[peers.x]\nurl = 'https://h'\nhost = 'h'\nport = 1", "peers.x: give host and port, or url"),
