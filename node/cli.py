@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", "-c", envvar="QSM_NODE_CONFIG", help="TOML file; QSM_NODE_* variables override it."),
 ]
+SameConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="The same, in this place.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to; made if absent.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
 
@@ -109,23 +111,26 @@ def jobs(context: typer.Context, config: ConfigFile = None, as_json: AsJson = Fa
 
 
 @jobs_app.command("list")
-def jobs_list(context: typer.Context, as_json: AsJson = False) -> None:
+def jobs_list(context: typer.Context, config: SameConfigFile = None, as_json: AsJson = False) -> None:
     """List every acquisition, the reasons of those that stopped, and what was not taken."""
-    _list(context.obj, as_json)
+    _list(config or context.obj, as_json)
 
 
 @jobs_app.command("show")
 def jobs_show(
-    context: typer.Context, acquisition: Annotated[int, typer.Argument(metavar="ID")], as_json: AsJson = False
+    context: typer.Context,
+    acquisition: Annotated[int, typer.Argument(metavar="ID")],
+    config: SameConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Everything about one acquisition, with the report on its reconstruction."""
     from node.overview import deliveries, fetches, report, summaries
     from node.tables import one_as_values, print_one
 
-    with _journal(context.obj) as journal:
+    with _journal(config or context.obj) as journal:
         found = summaries(journal, acquisition)
         if not found:
-            _stop(f"there is no acquisition {acquisition}")
+            _stop(f"there is no acquisition {acquisition}, or its images were deleted after their time (keep_days)")
         whole = (
             found[0], deliveries(journal, acquisition), report(journal, acquisition), fetches(journal, acquisition),
         )  # fmt: skip
@@ -136,9 +141,11 @@ def jobs_show(
 
 
 @jobs_app.command("retry")
-def jobs_retry(context: typer.Context, acquisition: Annotated[int, typer.Argument(metavar="ID")]) -> None:
+def jobs_retry(
+    context: typer.Context, acquisition: Annotated[int, typer.Argument(metavar="ID")], config: SameConfigFile = None
+) -> None:
     """Set going again what stopped: a judgement, a reconstruction or a delivery."""
-    with _told(), _journal(context.obj) as journal:
+    with _told(), _journal(config or context.obj) as journal:
         print(journal.retry(acquisition))
 
 
@@ -381,10 +388,13 @@ def _journal(config: Path | None) -> Iterator[Journal]:
     from node.service import JOURNAL
 
     path = _settings(config).data_dir / JOURNAL
-    if not path.is_file():
-        _stop(f"there is no journal in {path.parent}: no node has run with this data_dir", WRONG_USE)
     with _told():
-        journal = Journal(path)
+        try:
+            if not path.is_file():
+                _stop(f"there is no journal in {path.parent}: no node has run with this data_dir", WRONG_USE)
+            journal = Journal(path)
+        except (OSError, sqlite3.OperationalError) as error:
+            _stop(f"{path}: {getattr(error, 'strerror', None) or error}")
         try:
             yield journal
         finally:

@@ -11,7 +11,7 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -28,6 +28,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -65,6 +66,14 @@ def _network(value: Any) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         return ipaddress.ip_network(value)
     except ValueError as error:
         raise ValueError(f"an address or network like 10.1.0.0/16, no name: {error}") from None
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether a URL's port is one, or the usual."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 AETitle = Annotated[str, AfterValidator(_ae_title)]
@@ -176,7 +185,8 @@ class Peer(BaseModel):
                 raise ValueError("login and authorities belong to a url")
             return self
         parts = urlsplit(self.url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
+        written = self.url.startswith(("http://", "https://"))  # in small letters: the client takes no others
+        if not written or not parts.hostname or not _has_port(parts) or parts.username or parts.query:
             raise ValueError("url is https://host/path, without user, password or query")
         if self.host:
             raise ValueError("give host and port, or url")
@@ -336,6 +346,9 @@ def load(path: Path | None = None) -> Settings:
         return FromFile()
     except ValidationError as error:
         raise ConfigError("\n".join(_in_words(item) for item in error.errors())) from None
+    except SettingsError as error:  # says 'error parsing value for field "peers"'; its cause would quote the value
+        field = str(error).partition('"')[2].partition('"')[0].upper()
+        raise ConfigError(f'{_PREFIX}{field}: a list in a variable is JSON, such as ["pacs"]') from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:

@@ -91,7 +91,7 @@ class Database:
     Raises
     ------
     JournalError
-        The file was written by a later version.
+        The file was written by a later version, or is no journal.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -103,8 +103,10 @@ class Database:
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 self._db.execute(f"PRAGMA {pragma}")
             self._open_schema()
-        except BaseException:
+        except BaseException as error:
             self._db.close()
+            if type(error) is sqlite3.DatabaseError:  # not one of its children: a full disk is none of them
+                raise JournalError(f"{path}: {error}") from error
             raise
 
     def _open_schema(self) -> None:

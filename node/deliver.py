@@ -7,6 +7,8 @@ References: PS3.4 Annex B, Table B.2-1 (status codes); PS3.7 Annex C (what they 
 
 from __future__ import annotations
 
+import hashlib
+import io
 import ssl
 import threading
 from collections.abc import Iterable, Sequence
@@ -39,11 +41,12 @@ _WILL_NOT_BY_BYTE = {0xA8, 0xA9, *range(0xC0, 0xD0)}
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An object to send."""
+    """An object to send; ``sha256`` of its file, where that is known."""
 
     sop_class_uid: str
     sop_instance_uid: str
     path: Path
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +148,12 @@ class StoreLink:
 
 
 def read(item: Item) -> Dataset | Sent:
-    """The object, or the answer of one that cannot be read: it must not hold up the others."""
+    """The object, or the answer of one that cannot be read or was damaged: it must not hold up the others."""
     try:
-        return pydicom.dcmread(item.path)
+        content = item.path.read_bytes()
+        if item.sha256 not in {"", hashlib.sha256(content).hexdigest()}:
+            return Sent("refused", f"{item.path.name} in the data folder is damaged: it is not what was written")
+        return pydicom.dcmread(io.BytesIO(content))
     except FileNotFoundError:
         return Sent("refused", f"{item.path.name} is no longer in the data folder")
     except Exception as error:

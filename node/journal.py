@@ -415,7 +415,8 @@ class Journal:
                 (acquisition_id, now),
             ).rowcount:
                 return "the reconstruction is queued again"
-            sent = pages + db.execute(f"{send} {newest}", (acquisition_id, now)).rowcount
+            results = "SELECT id FROM job WHERE acquisition_id = ?1 AND notice = ''"  # earlier ones, too
+            sent = pages + db.execute(f"{send} ({results})", (acquisition_id, now)).rowcount
             if not sent:
                 raise JournalError(f"acquisition {acquisition_id}: does not exist, or has nothing to try again")
         return f"{sent} objects are sent again"

@@ -86,9 +86,12 @@ class Outbox:
                 width = min(self._settings.peers[destination].associations, -(-len(due) // HANDFUL))
                 for _ in range(width - 1):
                     self.lanes.start(destination, partial(self._help, destination, classes, rest), width)
-                self._empty(link, rest, destination)
+                problem = self._empty(link, rest, destination)
         except Unreachable as why:
             self._put_off(due, Sent("lost", str(why)), destination)
+        else:
+            if problem.outcome == "lost":
+                self._put_off(_taken(rest, len(rest)), problem, destination)
 
     def _help(self, destination: str, classes: frozenset[str], rest: deque[Delivery]) -> None:
         if not rest:
@@ -111,27 +114,30 @@ class Outbox:
             with self._lock:
                 self._links.remove(link)
 
-    def _empty(self, link: Link, rest: deque[Delivery], destination: str) -> None:
-        """Send the rest, a handful at a time, as long as the link lives; without any answer, put off what is left."""
+    def _empty(self, link: Link, rest: deque[Delivery], destination: str) -> Sent:
+        """Send the rest, a handful at a time, as long as the link lives; a problem, ``lost`` if nothing was answered.
+
+        A link that is dead already is tried as well: that it is, is entered as an attempt.
+        """
         outcomes: Counter[str] = Counter()
         problem = Sent("stored")
-        while rest and link.alive and not self.lanes.ending:
+        while rest and (link.alive or not outcomes) and not self.lanes.ending:
             handful = _taken(rest, max(HANDFUL, link.at_once))
             answers = self._send(link, handful)
             self._note(handful, answers)
             outcomes.update(answer.outcome for answer in answers)
             problem = next((answer for answer in answers if answer.outcome != "stored"), problem)
-        if 0 < outcomes.total() == outcomes["lost"]:
-            self._put_off(_taken(rest, len(rest)), problem, destination)
         if problem.outcome != "stored" and not self.lanes.ending:
             failed = outcomes.total() - outcomes["stored"]
             log.warning("delivery failed", destination=destination, objects=failed, reason=problem.note)
         if outcomes["stored"]:
             log.info("delivered", destination=destination, objects=outcomes["stored"])
+        return problem if outcomes["lost"] == outcomes.total() else Sent("stored")
 
     def _send(self, link: Link, handful: Sequence[Delivery]) -> list[Sent]:
         """Answers for all, or for the first ones if the node stops meanwhile."""
-        items = [Item(d.sop_class_uid, d.sop_instance_uid, self._settings.data_dir / d.path) for d in handful]
+        folder = self._settings.data_dir
+        items = [Item(d.sop_class_uid, d.sop_instance_uid, folder / d.path, d.sha256) for d in handful]
         answers: list[Sent] = []
         for start in range(0, len(items), link.at_once):
             if self.lanes.ending:

@@ -74,15 +74,19 @@ def summaries(journal: Journal, acquisition_id: int | None = None) -> list[Summa
         """
         SELECT a.id, a.state, a.study_uid, a.code, a.sentence, i.senders, i.images, i.received_at,
                j.state, j.code, j.sentence, COALESCE(j.attempts, 0),
-               COALESCE(d.delivered, 0), COALESCE(d.total, 0), d.undeliverable, d.sentence, n.state
+               COALESCE(d.delivered, 0), COALESCE(d.total, 0), u.objects, COALESCE(u.sentence, d.sentence), n.state
         FROM acquisition a
         JOIN (SELECT acquisition_id, COUNT(*) AS images, json_group_array(DISTINCT sender) AS senders,
                      MAX(received_at) AS received_at
               FROM instance GROUP BY acquisition_id) i ON i.acquisition_id = a.id
         LEFT JOIN job j ON j.id = (SELECT MAX(id) FROM job WHERE acquisition_id = a.id AND notice = '')
         LEFT JOIN (SELECT job_id, COUNT(*) AS total, SUM(state IN ('delivered', 'stored', 'committed')) AS delivered,
-                          SUM(state = 'undeliverable') AS undeliverable, MAX(sentence) AS sentence
+                          MAX(sentence) AS sentence
                    FROM delivery GROUP BY job_id) d ON d.job_id = j.id
+        LEFT JOIN (SELECT acquisition_id, COUNT(*) AS objects, MAX(delivery.sentence) AS sentence
+                   FROM delivery JOIN job ON job.id = job_id
+                   WHERE delivery.state = 'undeliverable' AND notice = '' GROUP BY acquisition_id) u
+            ON u.acquisition_id = a.id
         LEFT JOIN (SELECT study_uid, job.state, MAX(job.id) FROM job JOIN acquisition b ON b.id = acquisition_id
                    WHERE notice <> '' GROUP BY study_uid) n ON n.study_uid = a.study_uid AND n.state <> 'superseded'
         WHERE ?1 IS NULL OR a.id = ?1 ORDER BY a.id
@@ -95,7 +99,7 @@ def summaries(journal: Journal, acquisition_id: int | None = None) -> list[Summa
 def _summary(
     id_: int, state: str, study_uid: str, code: str, sentence: str, senders: str, images: int, received_at: float,
     job_state: str | None, job_code: str, job_sentence: str, attempts: int,
-    delivered: int, total: int, undeliverable: int, delivery_sentence: str, notice: str | None,
+    delivered: int, total: int, undeliverable: int | None, delivery_sentence: str, notice: str | None,
 ) -> Summary:  # fmt: skip
     if state == "complete" and job_state is not None:
         state, code, sentence = job_state, job_code, job_sentence
@@ -109,13 +113,14 @@ def _summary(
 
 
 def deliveries(journal: Journal, acquisition_id: int) -> list[DeliveryGroup]:
-    """What became of the newest job's results, and of the study's page."""
+    """What became of the newest job's results, of earlier ones that were not delivered, and of the study's page."""
     rows = journal.query(
         """
         SELECT destination, series, state, COUNT(*), MAX(attempts), MAX(sentence) FROM delivery
         WHERE job_id = (SELECT MAX(id) FROM job WHERE acquisition_id = ?1 AND notice = '') OR job_id IN (
             SELECT job.id FROM job JOIN acquisition b ON b.id = acquisition_id
             WHERE notice <> '' AND study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))
+            OR (state = 'undeliverable' AND job_id IN (SELECT id FROM job WHERE acquisition_id = ?1))
         GROUP BY destination, series, state, sentence <> '' ORDER BY destination, MIN(id)
         """,
         acquisition_id,

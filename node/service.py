@@ -242,6 +242,8 @@ def _told(compiling: Future[Warmed]) -> None:
 
 def check(settings: Settings, port: int | None = None) -> str:
     """C-ECHO the node of these settings, on this machine; empty if it answers, else what is wrong."""
+    if not (port or settings.port):
+        return "the node takes any free port (port = 0): the log of its start says which"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(settings.host, settings.host)
     node = Peer(ae_title=settings.ae_title, host=host, port=port or settings.port)
     return echo(node, HEALTH_AE_TITLE)

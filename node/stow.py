@@ -154,14 +154,22 @@ def _told(response: requests.Response, who: str) -> dict[str, Sent]:
     try:
         ds = Dataset.from_json(response.json())
         stored = {
-            str(i.ReferencedSOPInstanceUID): i.get("WarningReason", 0) for i in ds.get("ReferencedSOPSequence", ())
+            str(i.ReferencedSOPInstanceUID): _reason(i, "WarningReason", 0)
+            for i in ds.get("ReferencedSOPSequence", ())
         }
         failed = {
-            str(i.ReferencedSOPInstanceUID): i.get("FailureReason", 0x0110) for i in ds.get("FailedSOPSequence", ())
+            str(i.ReferencedSOPInstanceUID): _reason(i, "FailureReason", 0x0110)
+            for i in ds.get("FailedSOPSequence", ())
         }
     except Exception:  # pydicom raises nearly anything on nonsense
         return {}
-    return {uid: judged(int(reason), who) for uid, reason in (stored | failed).items()}
+    return {uid: judged(reason, who) for uid, reason in (stored | failed).items()}
+
+
+def _reason(item: Dataset, keyword: str, default: int) -> int:
+    """The status that is said of an object; the default where there is none, or what is no status."""
+    reason = item.get(keyword)
+    return reason if isinstance(reason, int) and 0 <= reason <= 0xFFFF else default
 
 
 def _in_words(error: Exception) -> str:

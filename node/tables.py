@@ -33,7 +33,10 @@ WIDTH = 100
 
 
 def print_list(console: Console, acquisitions: Sequence[Summary], asides: Sequence[Aside]) -> None:
-    """Every acquisition in one line of at most 100 characters, then the reasons, then what was not taken."""
+    """Every acquisition in one line of at most 100 characters, then the reasons, then what was not taken.
+
+    Where a terminal is narrower, sender and code take several lines, so that nothing is cut off.
+    """
     if not acquisitions:
         console.print("No acquisition has been received.")
     else:
@@ -46,13 +49,14 @@ def print_list(console: Console, acquisitions: Sequence[Summary], asides: Sequen
         console.print(table)
     for a in acquisitions:
         if a.sentence:
-            console.print(Text.assemble(f"{a.id:>4}  ", _state(a.state), f": {a.sentence}"), soft_wrap=True)
+            _line(console, f"{a.id:>4} ", Text.assemble(_state(a.state), f": {a.sentence}"))
     if asides:
         console.print("\nObjects that were not taken:")
         for aside in asides:
-            counted = f"{aside.count:>6}  "
-            console.print(
-                Text.assemble(counted, _state(aside.kind), f" from {aside.sender}: {aside.reason}"), soft_wrap=True
+            _line(
+                console,
+                f"{aside.count:>6} ",
+                Text.assemble(_state(aside.kind), f" from {aside.sender}: {aside.reason}"),
             )
 
 
@@ -76,14 +80,14 @@ def print_one(
     }
     for name, value in lines.items():
         if value:
-            console.print(f"{name:<12} {value}", soft_wrap=True, markup=False, highlight=False)
+            _line(console, f"{name:<12}", Text(value))
     for f in fetches:
-        text = f"{f.peer} was asked, {f.attempts} attempts: {f.sentence or 'no answer yet'}"
-        console.print(f"{'Fetch':<12} {text}", soft_wrap=True, markup=False, highlight=False)
+        text = f"{f.peer} was asked, {_attempts(f.attempts)}: {f.sentence or 'no answer yet'}"
+        _line(console, f"{'Fetch':<12}", Text(text))
     for d in deliveries:
         note = f" ({d.sentence})" if d.sentence else ""
-        text = f"{d.series} to {d.destination}: {d.objects} {d.state}, {d.attempts} attempts{note}"
-        console.print(f"{'Delivery':<12} {text}", soft_wrap=True, markup=False, highlight=False)
+        text = f"{d.series} to {d.destination}: {d.objects} {d.state}, {_attempts(d.attempts)}{note}"
+        _line(console, f"{'Delivery':<12}", Text(text))
 
     if report:
         print_report(console, report)
@@ -106,6 +110,22 @@ def print_report(console: Console, report: Report, indent: int = 0) -> None:
         findings.add_row(f"  {finding.rule}", Text(finding.measured), Text(finding.recommended), met)
     for table in (about, findings):
         console.print(Padding.indent(table, indent), width=min(console.width, WIDTH))
+
+
+def _line(console: Console, label: str, text: Text) -> None:
+    """One line, for programs that look for words in it; on a terminal as many as it takes, broken between words."""
+    if not console.is_terminal:
+        console.print(Text.assemble(label, " ", text), soft_wrap=True)
+        return
+    line = Table.grid(padding=(0, 1, 0, 0))
+    line.add_column(no_wrap=True)
+    line.add_column(overflow="fold")
+    line.add_row(Text(label), text)
+    console.print(line, width=min(console.width, WIDTH))
+
+
+def _attempts(count: int) -> str:
+    return f"{count} attempt{'' if count == 1 else 's'}"
 
 
 def _said(sentence: str) -> list[str]:
@@ -132,7 +152,9 @@ def one_as_values(
 def _table(*names: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in names:
-        table.add_column(name, no_wrap=True, justify="right" if name in {"ID", "Images", "Sent"} else "left")
+        folds = name in {"From", "Reason"}
+        right = name in {"ID", "Images", "Sent"}
+        table.add_column(name, no_wrap=not folds, overflow="fold", justify="right" if right else "left")
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import random
 import re
 from collections import Counter
@@ -66,9 +67,10 @@ class Sender:
         assert job is not None
         results = [
             Result(
-                "mask" if n == 0 else "qsm", SegmentationStorage if n == 0 else MRImageStorage, uid, path.name, "x"
+                "mask" if n == 0 else "qsm", SegmentationStorage if n == 0 else MRImageStorage, uid, path.name, sha
             )
             for n, (uid, path) in enumerate(self.paths.items())
+            for sha in (hashlib.sha256(path.read_bytes()).hexdigest(),)
         ]
         self.journal.finish(job, results, ("pacs",))
 
@@ -311,6 +313,27 @@ def test_everything_arrives_once_the_web_server_recovers(way: str, sender: Sende
     assert all(ds == files[ds.SOPInstanceUID] for ds in script.received)
     assert set(script.stored) == set(files)
     assert way == "stores and closes" or set(script.stored.values()) == {1}
+
+
+@pytest.mark.parametrize("web", [False, True])
+def test_a_damaged_file_does_not_hold_up_the_others(web: bool, sender: Sender, pacs: Any, stow: ModuleType) -> None:
+    """Cut off in the middle of its header it can be read, and says nothing of what it is."""
+    sender.port = pacs.port
+    whole = sender.paths["2.25.3"].read_bytes()
+    sender.paths["2.25.3"].write_bytes(whole[:180])
+    server, script = stow.Server(), BadServer("", stow)
+    server.script = script
+    if web:
+        sender.open_link = lambda *_: StowLink(deliver.Peer(url=server.url))
+    try:
+        sender.stop()
+        sender.start()
+        sender.exhaust()
+        assert sender.told() == {"03.dcm in the data folder is damaged: it is not what was written"}
+        sender.paths["2.25.3"].write_bytes(whole)
+        assert sender.deliver() < 1
+    finally:
+        server.stop()
 
 
 # ------------------------------------------------------------------------------------------------- patience

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,14 +16,20 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from node import cli, loopback, offline, warm
+from node.config import Settings
+from node.database import JournalError
 from node.errors import Refusal
 from node.fitness import Scan, fitness
 from node.journal import Journal
+from node.overview import Aside, DeliveryGroup, Summary
 from node.records import Attempt, Received, Result
 from node.report import Report
+from node.service import Node
+from node.tables import print_list, print_one
 
 REPORT = Report(
     "siemens; magnitude and phase; stored phase rises with the field",
@@ -81,6 +88,76 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     journal.close()
 
 
+def test_a_terminal_of_80_columns_cuts_nothing_off() -> None:
+    """The widest of everything; sentences break between words."""
+    sentence = "PACS does not accept Storage Commitment Push Model SOP Class, and says so at some length, " * 2
+    widest = Summary(
+        12345,
+        "undeliverable",
+        "1.2",
+        ("SIXTEEN_LETTERS_",),
+        12345,
+        1.7e9,
+        1,
+        1440,
+        1440,
+        "sign-contradiction",
+        sentence,
+        "",
+    )
+    group = DeliveryGroup("pacs", "qsm", "stored", 16, 1, sentence)
+    aside = Aside("rejected", sentence, "SIXTEEN_LETTERS_", 1, 1.7e9)
+    told = io.StringIO()
+    console = Console(file=told, width=80, force_terminal=True, color_system=None)
+    print_list(console, [widest], [aside])
+    print_one(console, widest, [group], None)
+    lines = told.getvalue().splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert "…" not in told.getvalue()
+    assert {"12345", "undeliverable", "1440/1440"} <= set(lines[1].split())
+    assert " ".join(told.getvalue().split()).count(sentence.strip()) == 4
+    assert "16 stored, 1 attempt (" in told.getvalue()
+
+
+@pytest.mark.usefixtures("journal")
+def test_the_configuration_may_be_named_before_or_after_what_is_asked(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("QSM_NODE_DATA_DIR")
+    config, other = tmp_path / "site.toml", tmp_path / "other.toml"
+    config.write_text(f'data_dir = "{tmp_path}"')
+    other.write_text(f'data_dir = "{tmp_path / "other"}"')
+    monkeypatch.setenv("QSM_NODE_CONFIG", str(other))
+    for command in (["list"], ["show", "1"], ["retry", "2"]):
+        assert run("jobs", *command)[0] == cli.WRONG_USE
+        assert run("jobs", "-c", config, *command)[0] == 0
+        assert run("jobs", *command, "-c", config)[0] == 0
+
+
+def test_a_journal_that_cannot_be_read_is_told_in_a_sentence(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "journal.sqlite").write_bytes(b"not what it was " * 500)
+    code, shown = run("jobs")
+    assert (code, shown) == (1, f"qsm-node: {tmp_path / 'journal.sqlite'}: file is not a database\n")
+    with pytest.raises(JournalError, match="file is not a database"):
+        Node(Settings(data_dir=tmp_path)).start()
+
+    def deny(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", deny)
+    code, shown = run("jobs")
+    assert (code, shown) == (1, f"qsm-node: {tmp_path / 'journal.sqlite'}: Permission denied\n")
+
+
+def test_health_of_a_node_on_any_port_cannot_be_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QSM_NODE_PORT", "0")
+    code, shown = run("health")
+    assert code == 1
+    assert "port = 0" in shown
+
+
 def test_version_is_quick_and_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom node.cli import app\ntry: app(['version'])\nexcept SystemExit: pass\n"
@@ -136,7 +213,9 @@ def test_one_job_is_shown_whole(run: Run) -> None:
     assert "missing position -12.5 mm; and much more and much more" in shown
     assert "2.25.99" in shown
     assert "qsm to pacs: 1 delivered" in run("jobs", "show", 1)[1]
-    assert run("jobs", "show", 4) == (1, "qsm-node: there is no acquisition 4\n")
+    code, shown = run("jobs", "show", 4)
+    assert code == 1
+    assert shown.startswith("qsm-node: there is no acquisition 4, or its images were deleted")
 
 
 @pytest.mark.usefixtures("journal")

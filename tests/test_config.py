@@ -77,6 +77,19 @@ def test_a_variable_that_no_setting_reads_is_a_mistake(monkeypatch: pytest.Monke
         load()
 
 
+def test_a_list_in_a_variable_is_json(toml: Toml, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = toml('[peers.pacs]\nae_title = "PACS"\nhost = "h"\nport = 104')
+    monkeypatch.setenv("QSM_NODE_DELIVER_TO", '["pacs"]')
+    assert load(path).deliver_to == ("pacs",)
+    for variable, field in (("DELIVER_TO", "DELIVER_TO"), ("PEERS__PACS__ADDRESSES", "PEERS")):
+        monkeypatch.setenv(f"QSM_NODE_{variable}", "pacs, archive")
+        with pytest.raises(
+            ConfigError, match=rf'^QSM_NODE_{field}: a list in a variable is JSON, such as \["pacs"\]$'
+        ):
+            load(path)
+        monkeypatch.delenv(f"QSM_NODE_{variable}")
+
+
 def test_results_go_back_to_the_sender_or_where_the_site_says(toml: Toml) -> None:
     settings = load(toml(GOOD))
     assert settings.destinations(frozenset({"PACS"})) == ("pacs",)
@@ -98,6 +111,8 @@ def test_results_go_back_to_the_sender_or_where_the_site_says(toml: Toml) -> Non
         ("[peers.x]\nae_title = 'X'", "peers.x: has no host and port, so its results have nowhere to go"),
         ("[peers.x]\nae_title = 'X'\ncommitment = true", "peers.x: commitment needs host and port"),
         ("[peers.x]\nurl = 'ftp://h'", "peers.x: url is https://host/path, without user, password or query"),
+        ("[peers.x]\nurl = 'HTTPS://h'", "peers.x: url is https://host/path, without user, password or query"),
+        ("[peers.x]\nurl = 'https://h:99999'", "peers.x: url is https://host/path, without user, password or query"),
         ("[peers.x]\nurl = 'https://u:secret@h'", "peers.x: url is https://host/path, without user"),
         ("[peers.x]\nurl = 'https://h?token=secret'", "peers.x: url is https://host/path, without user"),
         ("[peers.x]\nurl = 'https://h'\nhost = 'h'\nport = 1", "peers.x: give host and port, or url"),

@@ -24,7 +24,7 @@ from node.config import Peer, Settings
 from node.deliver import Item, Link, Sent, StoreLink, Unreachable, echo, judged
 from node.deliveries import LONGEST_PAUSE_S
 from node.journal import Journal
-from node.outbox import FIRST_PAUSE_S, Outbox, pause_s
+from node.outbox import FIRST_PAUSE_S, HANDFUL, Outbox, pause_s
 from node.overview import deliveries, summaries
 from node.records import Received, Result
 
@@ -266,7 +266,7 @@ class Desk:
         job = self.journal.lease()
         assert job is not None
         self.uids = {f"{s}.{n}" for s in ("qsm", "phase") for n in range(objects)}
-        results = [Result(uid.split(".")[0], MRImageStorage, uid, f"{uid}.dcm", "x") for uid in sorted(self.uids)]
+        results = [Result(uid.split(".")[0], MRImageStorage, uid, f"{uid}.dcm", "") for uid in sorted(self.uids)]
         self.journal.finish(job, results, ("pacs", "archive"))
 
     def open(self, name: str, classes: frozenset[str]) -> Link:
@@ -354,6 +354,44 @@ def test_a_peer_that_takes_one_association_alone_gets_everything_over_it(tmp_pat
     desk.step()
     assert desk.state == "delivered"
     desk.journal.close()
+
+
+def test_a_peer_that_ends_all_associations_but_one_gets_everything_over_that(tmp_path: Path) -> None:
+    """It accepts them first. What was lost waits for its time; what nobody has tried does not."""
+    desk = Desk(tmp_path, objects=72)
+    first: list[threading.Thread] = []
+    lost = threading.Event()
+
+    def answer(name: str, _uid: str) -> Sent:
+        first.append(threading.current_thread())
+        if first[0] is not threading.current_thread():
+            lost.set()
+            return Sent("lost", f"{name} ended the association")
+        assert lost.wait(30)
+        return Sent("stored")
+
+    desk.answers = answer
+    desk.away = {"archive"}
+    desk.step()
+    left = desk.journal.query("SELECT COUNT(*) FROM delivery WHERE destination = 'pacs' AND state = 'pending'")[0][0]
+    assert 0 < left <= HANDFUL * (desk.settings.peers["pacs"].associations - 1)
+    desk.journal.close()
+
+
+def test_an_association_that_is_over_before_the_first_object_is_an_attempt(desk: Desk) -> None:
+    class Over(Scripted):
+        def send(self, objects: Sequence[Item]) -> list[Sent]:
+            return [Sent("lost", "it ended the association")] * len(objects)
+
+    def over(name: str, _classes: frozenset[str]) -> Link:
+        link = Over(desk, name)
+        link.alive = False
+        return link
+
+    desk.outbox = Outbox(desk.journal, desk.settings, over, clock=desk.clock)
+    desk.step()
+    assert desk.journal.deliveries.due() == []
+    assert {group.sentence for group in deliveries(desk.journal, 1)} == {"it ended the association"}
 
 
 def test_a_peer_that_hangs_holds_up_neither_others_nor_the_end(desk: Desk) -> None:

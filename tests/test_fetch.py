@@ -236,7 +236,7 @@ def test_what_lacks_comes_by_itself(
         assert summaries(node.journal)[0].senders == ("ARCHIVE", "SCANNER")
     assert [one for one in archive.asked if one[0] == "move"] == [("move", "IMAGE", 3)]
     ran = CliRunner().invoke(app, ["jobs", "show", "1"], env={"QSM_NODE_CONFIG": str(config)})
-    assert "Fetch        archive was asked, 1 attempts: 3 images in 1 series are missing here: 3 sent" in ran.output
+    assert "Fetch        archive was asked, 1 attempt: 3 images in 1 series are missing here: 3 sent" in ran.output
     ran = CliRunner().invoke(app, ["jobs", "show", "1", "--json"], env={"QSM_NODE_CONFIG": str(config)})
     assert json.loads(ran.output)["fetches"][0]["state"] == "done"
 

@@ -294,7 +294,7 @@ class Agreement(RuleBasedStateMachine):
         page = self.page.id if self.page else 0
         stuck = [d for d in self.deliveries.values() if d.state in {"pending", "undeliverable"}]
         pages = [d for d in stuck if d.job == page]
-        waiting = pages + [d for d in stuck if newest and d.job == newest.id]
+        waiting = pages + [d for d in stuck if d.job in {job.id for job in model.jobs}]
         number = list(self.acquisitions).index(key) + 1
         if model.state in {"incomplete", "refused"}:
             assert "judged again" in self.journal.retry(number)
@@ -484,6 +484,30 @@ def test_the_file_is_private_and_durable(tmp_path: Path) -> None:
     assert journal.query("PRAGMA journal_mode") == [("wal",)]
     assert journal.query("PRAGMA synchronous") == [(2,)]
     journal.close()
+
+
+def test_what_an_earlier_result_could_not_be_delivered_is_shown_and_sent_again() -> None:
+    """It keeps its acquisition from being deleted, so it must not be out of sight and out of reach."""
+    journal = Journal(None)
+    for uid, state in (("1", "undeliverable"), ("2", "delivered")):
+        journal.add(received(uid))
+        (gathering,) = journal.receiving()
+        journal.complete(gathering, "default", datetime.now(UTC))
+        job = journal.lease()
+        assert job is not None
+        journal.finish(job, [result(f"qsm-{uid}")], ("pacs",))
+        journal.deliveries.enter([Attempt(journal.deliveries.due()[0], state, f"said of {uid}")])  # type: ignore[arg-type]
+    assert journal.keeping.expendable() == []
+    (summary,) = summaries(journal)
+    assert (summary.state, summary.sentence) == ("undeliverable", "said of 1")
+    assert [(group.state, group.sentence) for group in deliveries(journal, 1)] == [
+        ("undeliverable", "said of 1"), ("delivered", "said of 2"),
+    ]  # fmt: skip
+    assert journal.retry(1) == "1 objects are sent again"
+    journal.deliveries.enter([Attempt(journal.deliveries.due()[0], "delivered")])
+    assert summaries(journal)[0].state == "delivered"
+    assert len(deliveries(journal, 1)) == 1
+    assert len(journal.keeping.expendable()) == 1
 
 
 def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -589,7 +589,7 @@ def test_magnitude_beside_a_t1_brings_one_page_and_the_phase_that_follows_the_ma
         told = Console(width=120, file=StringIO())
         print_one(told, summaries(node.journal, 2)[0], deliveries(node.journal, 2), None)
         assert "refused: no phase, and no real and imaginary images: 16 magnitude images" in told.file.getvalue()
-        assert "notice to pacs: 1 delivered, 1 attempts" in told.file.getvalue()
+        assert "notice to pacs: 1 delivered, 1 attempt" in told.file.getvalue()
 
         send([path], node.port)
         (aside,) = asides(node.journal)

@@ -185,6 +185,23 @@ def test_all_failed_with_reasons(server: Server, items: list[Item]) -> None:
     assert outcomes(send(server, items)) == ["refused", "later", "later", "stored"]
 
 
+@pytest.mark.parametrize("reason", [{"vr": "US"}, {"vr": "US", "Value": [1, 2]}, {"vr": "LO", "Value": ["full"]}])
+def test_a_reason_that_is_no_status_fails_its_object_alone(
+    server: Server, items: list[Item], reason: dict[str, object]
+) -> None:
+    def script(datasets: list[Dataset]) -> Answer:
+        status, kind, answer = stored(datasets, warned={0: 0xB000}, failed={1: 0xA700}, status=202)
+        told = json.loads(answer)
+        told["00081199"]["Value"][0]["00081196"] = reason
+        told["00081198"]["Value"][0]["00081197"] = reason
+        return status, kind, json.dumps(told).encode()
+
+    server.script = script
+    sent = send(server, items)
+    assert outcomes(sent) == ["stored", "later", "stored", "stored"]
+    assert "0x0110" in sent[1].note
+
+
 def test_an_object_that_spoils_the_request_does_not_hold_up_the_others(server: Server, items: list[Item]) -> None:
     spoilt = items[2].sop_instance_uid
     server.script = lambda d: (400, "", b"") if spoilt in {ds.SOPInstanceUID for ds in d} else stored(d)
