@@ -116,14 +116,18 @@ def examine(content: bytes, start: int, site: Site) -> Image:
         Not a data set, truncated, not the object that was announced, or pixels that do not fit their header.
     """
     try:
-        if DeflatedExplicitVRLittleEndian.encode() in content[:start]:
-            check_inflation(content[start:])
-        ds = pydicom.dcmread(BytesIO(content))
-        header = read_header(ds, site)
-    except Unreadable:
+        return _examine(content, start, site)
+    except (NotForUs, Unreadable):
         raise
-    except Exception as error:  # pydicom raises nearly anything on nonsense
+    except Exception as error:  # pydicom raises nearly anything on nonsense, also when a value is looked at
         raise Unreadable(f"not a DICOM data set ({type(error).__name__})") from error
+
+
+def _examine(content: bytes, start: int, site: Site) -> Image:
+    if DeflatedExplicitVRLittleEndian.encode() in content[:start]:
+        check_inflation(content[start:])
+    ds = pydicom.dcmread(BytesIO(content))
+    header = read_header(ds, site)
     announced = ds.file_meta
     uids = announced.MediaStorageSOPInstanceUID, announced.MediaStorageSOPClassUID
     if (header.sop_instance_uid, header.sop_class_uid) != uids:

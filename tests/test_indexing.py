@@ -194,3 +194,11 @@ def test_what_is_not_an_image_under_an_image_class_is_put_away(desk: Desk, tiny_
     desk.receive(tiny_study[0])
     desk.indexer.step()
     assert (desk.images(), desk.asides()) == (1, [("rejected", 1)])
+
+
+def test_an_object_whose_pixels_are_none_holds_up_no_other(desk: Desk, tiny_study: list[Path]) -> None:
+    """No rows, no pixels: as many bytes as the header says."""
+    desk.receive(tiny_study[0], Rows=0, PixelData=b"")
+    desk.receive(tiny_study[1])
+    desk.indexer.step()
+    assert (desk.images(), desk.waiting(), desk.asides()) == (1, 0, [("rejected", 1)])
