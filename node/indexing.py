@@ -88,6 +88,7 @@ class Indexer:
             self._enter(self._read)
             for sealed, _ in self._read:
                 sealed.path.unlink(missing_ok=True)
+            for _ in self._read:
                 self._waiting.popleft()
             self._read = []
             self._entered()

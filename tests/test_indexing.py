@@ -202,3 +202,26 @@ def test_an_object_whose_pixels_are_none_holds_up_no_other(desk: Desk, tiny_stud
     desk.receive(tiny_study[1])
     desk.indexer.step()
     assert (desk.images(), desk.waiting(), desk.asides()) == (1, 0, [("rejected", 1)])
+
+
+def test_a_disk_that_fails_between_two_files_forgets_no_object(
+    desk: Desk, tiny_study: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first file of a batch is deleted, the second is not: what comes after the batch still waits."""
+    monkeypatch.setattr("node.indexing.BATCH", 2)
+    for path in tiny_study[:3]:
+        desk.receive(path)
+    unlink, unlinked = Path.unlink, []
+
+    def fails_at_the_second(path: Path, missing_ok: bool = False) -> None:
+        if path.parent == desk.inbox.folder:
+            unlinked.append(path)
+            if len(unlinked) == 2:
+                raise OSError(5, "Input/output error")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", fails_at_the_second)
+    with pytest.raises(OSError, match="Input/output"):
+        desk.indexer.step()
+    desk.indexer.step()
+    assert (desk.images(), desk.waiting()) == (3, 0)
