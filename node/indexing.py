@@ -132,10 +132,11 @@ class Indexer:
                 later.append((sealed, found))
             else:
                 images[found.sop_instance_uid] = (sealed, found)
-        self._put_away(useless)
+        self._put_away([sealed for sealed, found in useless if found.kind == "rejected"])
         self._enter_images(list(images.values()))
         if later:
             self._enter(later)
+        self._count(useless)  # last: what fails above is done again
 
     def _enter_images(self, images: Sequence[tuple[Sealed, Image]]) -> None:
         """Images with different instance UIDs."""
@@ -166,15 +167,17 @@ class Indexer:
                 acquisition=acquisition, sender=sender, images=count,
             )  # fmt: skip
 
-    def _put_away(self, useless: Sequence[tuple[Sealed, Useless]]) -> None:
-        """Count what is not taken; what is unusable stays in the spool for a while, since its sender counts on it."""
-        rejected = [(sealed, found) for sealed, found in useless if found.kind == "rejected"]
-        self._spool.take({sealed.sha256: sealed.path for sealed, _ in rejected})
-        for sealed, found in rejected:
-            log.warning(
-                "rejected",
-                reason=found.reason, sender=sealed.sender, instance=found.sop_instance_uid,
-                kept=f"{sealed.sha256}.dcm",
-            )  # fmt: skip
+    def _put_away(self, rejected: Sequence[Sealed]) -> None:
+        """What is unusable stays in the spool for a while, since its sender counts on it."""
+        self._spool.take({sealed.sha256: sealed.path for sealed in rejected})
+
+    def _count(self, useless: Sequence[tuple[Sealed, Useless]]) -> None:
+        """Tell of what is not taken."""
         for sealed, found in useless:
+            if found.kind == "rejected":
+                log.warning(
+                    "rejected",
+                    reason=found.reason, sender=sealed.sender, instance=found.sop_instance_uid,
+                    kept=f"{sealed.sha256}.dcm",
+                )  # fmt: skip
             self._journal.count(found.kind, found.reason, sealed.sender)

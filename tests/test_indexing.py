@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
@@ -225,3 +226,36 @@ def test_a_disk_that_fails_between_two_files_forgets_no_object(
         desk.indexer.step()
     desk.indexer.step()
     assert (desk.images(), desk.waiting()) == (3, 0)
+
+
+def test_what_is_not_taken_counts_once_however_often_its_batch_is_tried(
+    desk: Desk, tiny_study: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rejected object, and one in conflict, in a batch that cannot be entered for a while."""
+    desk.receive(tiny_study[0])
+    desk.receive(tiny_study[0], EchoTime=99.0)
+    desk.receive(tiny_study[1], Rows=0, PixelData=b"")
+    execute = desk.journal._db._db.execute
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.journal._db, "_db", NoCommit(desk.journal._db._db))
+        for _ in range(3):
+            with pytest.raises(sqlite3.OperationalError, match="full"):
+                desk.indexer.step()
+    assert execute("SELECT COUNT(*) FROM instance").fetchone() == (0,)
+    desk.indexer.step()
+    assert (desk.images(), desk.asides()) == (1, [("conflict", 1), ("rejected", 1)])
+
+
+class NoCommit:
+    """A connection whose disk is full at the end of every transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        if sql == "COMMIT":
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._connection.execute(sql, *parameters)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
