@@ -16,7 +16,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from node.dimse import Request, file_head
 from node.inbox import Inbox
-from node.indexing import Indexer
+from node.indexing import Indexer, NoReader
 from node.jobs import InlineWorker
 from node.journal import Journal
 from node.overview import Aside, asides, summaries
@@ -259,3 +259,48 @@ class NoCommit:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
+
+
+def test_no_object_is_to_blame_for_a_process_that_does_not_start(
+    desk: Desk, tiny_study: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No memory, no cache folder on a full disk, a program that is being replaced: what came waits."""
+    desk.receive(tiny_study[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.indexer, "_new_worker", Stillborn)
+        for _ in range(2):
+            with pytest.raises(NoReader):
+                desk.indexer.step()
+    assert (desk.images(), desk.waiting(), desk.asides()) == (0, 1, [])
+    desk.indexer.step()
+    assert (desk.images(), desk.waiting(), desk.asides()) == (1, 0, [])
+
+
+class Stillborn(InlineWorker):
+    """A process that ends before it does anything."""
+
+    def submit(self, *_: Any, **__: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_exception(BrokenExecutor("the process died"))
+        return future
+
+
+def test_an_object_whose_reading_the_node_cuts_off_waits(
+    desk: Desk, tiny_study: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service manager may end the reading process, and then the node while the object is read again."""
+    desk.receive(tiny_study[0])
+    attempts = []
+
+    class Ended(InlineWorker):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            if not args[0]:
+                return super().submit(fn, *args, **kwargs)
+            attempts.append(self)
+            if len(attempts) == 2:
+                desk.indexer.end()
+            return Stillborn().submit()
+
+    monkeypatch.setattr(desk.indexer, "_new_worker", Ended)
+    desk.indexer.step()
+    assert (len(attempts), desk.images(), desk.waiting(), desk.asides()) == (2, 0, 1, [])
