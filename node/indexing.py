@@ -204,8 +204,13 @@ class Indexer:
             )  # fmt: skip
 
     def _put_away(self, rejected: Sequence[Sealed]) -> None:
-        """What is unusable stays in the spool for a while, since its sender counts on it."""
-        self._spool.take({sealed.sha256: sealed.path for sealed in rejected})
+        """What is unusable stays in the spool for a while, since its sender counts on it.
+
+        Not in the place of an image: the same data set may have come in another transfer syntax than its own.
+        """
+        files = {sealed.sha256: sealed.path for sealed in rejected}
+        unknown = self._journal.keeping.unknown_objects(files)
+        self._spool.take({sha256: files[sha256] for sha256 in unknown})
 
     def _count(self, useless: Sequence[tuple[Sealed, Useless]]) -> None:
         """Tell of what is not taken."""

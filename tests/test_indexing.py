@@ -12,7 +12,7 @@ from typing import Any
 
 import pydicom
 import pytest
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 
 from node.dimse import Request, file_head
 from node.inbox import Inbox
@@ -51,7 +51,7 @@ class Desk:
         self.indexer = Indexer(self.inbox, self.spool, self.journal, Site(), Fragile)
         self.indexer.recover()
 
-    def receive(self, ds: pydicom.Dataset | Path, **changes: object) -> None:
+    def receive(self, ds: pydicom.Dataset | Path, **changes: object) -> str:
         if isinstance(ds, Path):
             ds = pydicom.dcmread(ds)
         ds.update(changes)  # type: ignore[arg-type]
@@ -62,7 +62,9 @@ class Desk:
         ds.save_as(content, enforce_file_format=True)
         head = 144 + int.from_bytes(content.getvalue()[140:144], "little")
         arrival.write(content.getvalue()[head:])
-        self.indexer.put(arrival.seal())
+        sealed = arrival.seal()
+        self.indexer.put(sealed)
+        return sealed.sha256
 
     def images(self) -> int:
         return sum(summary.images for summary in summaries(self.journal))
@@ -304,3 +306,24 @@ def test_an_object_whose_reading_the_node_cuts_off_waits(
     monkeypatch.setattr(desk.indexer, "_new_worker", Ended)
     desk.indexer.step()
     assert (len(attempts), desk.images(), desk.waiting(), desk.asides()) == (2, 0, 1, [])
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["together", "later"])
+def test_an_image_is_not_replaced_by_its_data_set_in_a_false_syntax(
+    desk: Desk, tiny_study: list[Path], together: bool
+) -> None:
+    desk.receive(tiny_study[0])
+    if not together:
+        desk.indexer.step()
+    ds = pydicom.dcmread(tiny_study[0])
+    sha256 = desk.receive(ds)
+    content = tiny_study[0].read_bytes()
+    head = file_head(Request(1, 1, ds.SOPClassUID, ds.SOPInstanceUID, True), RLELossless)
+    arrival = desk.inbox.begin(head, "PACS")
+    arrival.write(content[144 + int.from_bytes(content[140:144], "little") :])
+    sealed = arrival.seal()
+    assert sealed.sha256 == sha256
+    desk.indexer.put(sealed)
+    desk.indexer.step()
+    assert (desk.images(), desk.waiting(), desk.asides()) == (1, 0, [("rejected", 1)])
+    assert pydicom.dcmread(desk.spool.path(sha256)).file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
