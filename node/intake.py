@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import pydicom
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, EnhancedMRImageStorage, MRImageStorage
 
 from node import multiframe
@@ -95,7 +95,11 @@ def _examine_file(path: Path, start: int, site: Site) -> Image | Useless:
 
 
 def _announced(head: bytes) -> str:
-    return str(pydicom.dcmread(BytesIO(head)).file_meta.MediaStorageSOPInstanceUID)
+    return str(_head(head).MediaStorageSOPInstanceUID)
+
+
+def _head(content: bytes) -> FileMetaDataset:
+    return pydicom.dcmread(BytesIO(content)).file_meta
 
 
 def examine(content: bytes, start: int, site: Site) -> Image:
@@ -128,9 +132,9 @@ def _examine(content: bytes, start: int, site: Site) -> Image:
         check_inflation(content[start:])
     ds = pydicom.dcmread(BytesIO(content))
     header = read_header(ds, site)
-    announced = ds.file_meta
-    uids = announced.MediaStorageSOPInstanceUID, announced.MediaStorageSOPClassUID
-    if (header.sop_instance_uid, header.sop_class_uid) != uids:
+    announced = _head(content[:start])  # not that of `ds`, which such elements in a data set replace
+    uids = announced.MediaStorageSOPInstanceUID, announced.MediaStorageSOPClassUID, announced.TransferSyntaxUID
+    if (header.sop_instance_uid, header.sop_class_uid, ds.file_meta.TransferSyntaxUID) != uids:
         raise Unreadable("the data set is not the object that the C-STORE request announced, or is cut off")
     if header.own:
         raise NotForUs("derived by this product, sent back")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
+import struct
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
@@ -327,3 +328,18 @@ def test_an_image_is_not_replaced_by_its_data_set_in_a_false_syntax(
     desk.indexer.step()
     assert (desk.images(), desk.waiting(), desk.asides()) == (1, 0, [("rejected", 1)])
     assert pydicom.dcmread(desk.spool.path(sha256)).file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+
+
+def test_a_data_set_does_not_say_what_was_announced(desk: Desk, tiny_study: list[Path]) -> None:
+    """File meta information at its beginning, where the standard allows none, is no announcement."""
+    ds = pydicom.dcmread(tiny_study[0])
+    content = tiny_study[0].read_bytes()
+    uid = ds.SOPInstanceUID.encode()
+    itself = struct.pack("<HH2sH", 2, 3, b"UI", len(uid) + len(uid) % 2) + uid + bytes(len(uid) % 2)
+    arrival = desk.inbox.begin(
+        file_head(Request(1, 1, ds.SOPClassUID, "1.2.3", True), ExplicitVRLittleEndian), "PACS"
+    )
+    arrival.write(itself + content[144 + int.from_bytes(content[140:144], "little") :])
+    desk.indexer.put(arrival.seal())
+    desk.indexer.step()
+    assert (desk.images(), desk.asides()) == (0, [("rejected", 1)])
