@@ -62,7 +62,11 @@ class Arrival:
         self._hash = hashlib.sha256()
         self._at, self._look_at = _PREAMBLE, _LOOK_BYTES
         self._file = os.open(path, os.O_WRONLY)
-        self._put(head)
+        try:
+            self._put(head)
+        except BaseException:
+            self.drop()
+            raise
 
     def write(self, data: bytes | memoryview) -> None:
         """Append a piece of the data set."""

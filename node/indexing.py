@@ -13,6 +13,7 @@ from concurrent.futures import CancelledError
 from itertools import islice
 from pathlib import Path
 
+from node.errors import TransientError
 from node.inbox import Inbox, Sealed
 from node.intake import Image, Useless, examine_files
 from node.jobs import Worker
@@ -26,9 +27,16 @@ BATCH = 64
 """Objects that are read in one call and entered in one transaction."""
 _LIMIT_S = 120.0
 
+_LOST = (TimeoutError, RuntimeError, CancelledError)
+"""How a worker's end shows; `BrokenProcessPool` is a `RuntimeError`."""
+
 _Read = tuple[Sealed, Image | Useless]
 
 log = get_logger("node.indexing")
+
+
+class NoReader(TransientError):
+    """Nothing can be read now; objects wait."""
 
 
 class Indexer:
@@ -88,6 +96,7 @@ class Indexer:
             self._enter(self._read)
             for sealed, _ in self._read:
                 sealed.path.unlink(missing_ok=True)
+            for _ in self._read:
                 self._waiting.popleft()
             self._read = []
             self._entered()
@@ -102,23 +111,51 @@ class Indexer:
 
     def _examined(self, batch: Sequence[Sealed], attempts: int = 2) -> list[_Read]:
         """What the objects are; empty when the node ends. What ends the worker alone, and twice, is useless."""
-        with self._lock:
-            if self._ending:
-                return []
-            worker = self._worker = self._worker or self._new_worker()
+        worker = self._reader()
+        if worker is None:
+            return []
         try:
             files = [(sealed.path, sealed.start) for sealed in batch]
             found = worker.submit(examine_files, files, self._site).result(_LIMIT_S)
-        except (TimeoutError, RuntimeError, CancelledError):  # BrokenProcessPool is a RuntimeError
-            with self._lock:
-                self._worker = None
-            worker.kill()
+        except _LOST:
+            if self._lose(worker):
+                return []
             alone = len(batch) == 1
             if alone and attempts == 1:
                 return [(batch[0], Useless("rejected", "reading its header takes too long, or ends the process", ""))]
             one_by_one = [self._examined([sealed], attempts - alone) for sealed in batch]
             return [read for of_one in one_by_one for read in of_one] if all(one_by_one) else []
         return list(zip(batch, found, strict=True))
+
+    def _reader(self) -> Worker | None:
+        """What reads headers, known to work: no object is to blame for one that does not. None when the node ends.
+
+        Raises
+        ------
+        NoReader
+            It does not work.
+        """
+        with self._lock:
+            if self._ending:
+                return None
+            if self._worker is not None:
+                return self._worker
+            worker = self._worker = self._new_worker()
+        try:
+            worker.submit(examine_files, [], self._site).result(_LIMIT_S)
+        except _LOST as error:
+            if self._lose(worker):
+                return None
+            raise NoReader("the process that reads headers does not start") from error
+        return worker
+
+    def _lose(self, worker: Worker) -> bool:
+        """End a worker; whether the node ends."""
+        with self._lock:
+            self._worker = None
+            ending = self._ending
+        worker.kill()
+        return ending
 
     def _enter(self, read: Sequence[_Read]) -> None:
         """Files into the spool, then rows into the journal; until the end, the inbox holds them too."""
@@ -131,10 +168,11 @@ class Indexer:
                 later.append((sealed, found))
             else:
                 images[found.sop_instance_uid] = (sealed, found)
-        self._put_away(useless)
+        self._put_away([sealed for sealed, found in useless if found.kind == "rejected"])
         self._enter_images(list(images.values()))
         if later:
             self._enter(later)
+        self._count(useless)  # last: what fails above is done again
 
     def _enter_images(self, images: Sequence[tuple[Sealed, Image]]) -> None:
         """Images with different instance UIDs."""
@@ -165,15 +203,22 @@ class Indexer:
                 acquisition=acquisition, sender=sender, images=count,
             )  # fmt: skip
 
-    def _put_away(self, useless: Sequence[tuple[Sealed, Useless]]) -> None:
-        """Count what is not taken; what is unusable stays in the spool for a while, since its sender counts on it."""
-        rejected = [(sealed, found) for sealed, found in useless if found.kind == "rejected"]
-        self._spool.take({sealed.sha256: sealed.path for sealed, _ in rejected})
-        for sealed, found in rejected:
-            log.warning(
-                "rejected",
-                reason=found.reason, sender=sealed.sender, instance=found.sop_instance_uid,
-                kept=f"{sealed.sha256}.dcm",
-            )  # fmt: skip
+    def _put_away(self, rejected: Sequence[Sealed]) -> None:
+        """What is unusable stays in the spool for a while, since its sender counts on it.
+
+        Not in the place of an image: the same data set may have come in another transfer syntax than its own.
+        """
+        files = {sealed.sha256: sealed.path for sealed in rejected}
+        unknown = self._journal.keeping.unknown_objects(files)
+        self._spool.take({sha256: files[sha256] for sha256 in unknown})
+
+    def _count(self, useless: Sequence[tuple[Sealed, Useless]]) -> None:
+        """Tell of what is not taken."""
         for sealed, found in useless:
+            if found.kind == "rejected":
+                log.warning(
+                    "rejected",
+                    reason=found.reason, sender=sealed.sender, instance=found.sop_instance_uid,
+                    kept=f"{sealed.sha256}.dcm",
+                )  # fmt: skip
             self._journal.count(found.kind, found.reason, sealed.sender)

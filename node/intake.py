@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import pydicom
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, EnhancedMRImageStorage, MRImageStorage
 
 from node import multiframe
@@ -95,7 +95,11 @@ def _examine_file(path: Path, start: int, site: Site) -> Image | Useless:
 
 
 def _announced(head: bytes) -> str:
-    return str(pydicom.dcmread(BytesIO(head)).file_meta.MediaStorageSOPInstanceUID)
+    return str(_head(head).MediaStorageSOPInstanceUID)
+
+
+def _head(content: bytes) -> FileMetaDataset:
+    return pydicom.dcmread(BytesIO(content)).file_meta
 
 
 def examine(content: bytes, start: int, site: Site) -> Image:
@@ -116,17 +120,21 @@ def examine(content: bytes, start: int, site: Site) -> Image:
         Not a data set, truncated, not the object that was announced, or pixels that do not fit their header.
     """
     try:
-        if DeflatedExplicitVRLittleEndian.encode() in content[:start]:
-            check_inflation(content[start:])
-        ds = pydicom.dcmread(BytesIO(content))
-        header = read_header(ds, site)
-    except Unreadable:
+        return _examine(content, start, site)
+    except (NotForUs, Unreadable):
         raise
-    except Exception as error:  # pydicom raises nearly anything on nonsense
+    except Exception as error:  # pydicom raises nearly anything on nonsense, also when a value is looked at
         raise Unreadable(f"not a DICOM data set ({type(error).__name__})") from error
-    announced = ds.file_meta
-    uids = announced.MediaStorageSOPInstanceUID, announced.MediaStorageSOPClassUID
-    if (header.sop_instance_uid, header.sop_class_uid) != uids:
+
+
+def _examine(content: bytes, start: int, site: Site) -> Image:
+    if DeflatedExplicitVRLittleEndian.encode() in content[:start]:
+        check_inflation(content[start:])
+    ds = pydicom.dcmread(BytesIO(content))
+    header = read_header(ds, site)
+    announced = _head(content[:start])  # not that of `ds`, which such elements in a data set replace
+    uids = announced.MediaStorageSOPInstanceUID, announced.MediaStorageSOPClassUID, announced.TransferSyntaxUID
+    if (header.sop_instance_uid, header.sop_class_uid, ds.file_meta.TransferSyntaxUID) != uids:
         raise Unreadable("the data set is not the object that the C-STORE request announced, or is cut off")
     if header.own:
         raise NotForUs("derived by this product, sent back")

@@ -107,6 +107,8 @@ class SpawnedWorker(ProcessPoolExecutor):
         """End the processes at once, from any thread; a running job's future raises `BrokenProcessPool`."""
         with self._killing:
             self._ours.close()
+            for process in list((self._processes or {}).values()):
+                process.kill()  # what computes without Python hears of nothing
             self.shutdown(wait=True, cancel_futures=True)
 
 

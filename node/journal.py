@@ -22,6 +22,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -76,7 +77,8 @@ class Journal:
 
     def close(self) -> None:
         """Close the file. Nothing else may be called afterwards."""
-        self.tally()
+        with suppress(sqlite3.OperationalError):  # on a full disk, the last counts are lost
+            self.tally()
         self._db.close()
 
     # --- receiving
@@ -103,14 +105,17 @@ class Journal:
         """
         now = self._clock()
         with self._db.transaction() as db:
-            return [self._add(db, obj, now) for obj in objects]
+            outcomes = [self._add(db, obj, now) for obj in objects]
+        for obj, outcome in zip(objects, outcomes, strict=True):
+            if outcome == "conflict":
+                reason = "an instance UID came again with other content or encoding: the first is used"
+                self.count(outcome, reason, obj.sender)
+        return outcomes
 
     def _add(self, db: sqlite3.Connection, obj: Received, now: float) -> Literal["stored", "duplicate", "conflict"]:
         if self.repeats(obj) is not None:
             return "duplicate"
         if self.seen(obj.sop_instance_uid) is not None:
-            reason = "an instance UID came again with other content or encoding: the first is used"
-            self.count("conflict", reason, obj.sender)
             return "conflict"
         (acquisition,) = db.execute(
             "INSERT INTO acquisition (key, study_uid, state, changed_at) VALUES (?, ?, 'receiving', ?) "
@@ -132,21 +137,30 @@ class Journal:
 
     def count(self, kind: Aside, reason: str, sender: str) -> None:
         """Count an object that is not taken: ignored (not for us) or rejected (unusable). On disk after `tally`."""
+        self._count((kind, reason, sender), 1, self._clock())
+
+    def _count(self, aside: tuple[Aside, str, str], more: int, at: float) -> None:
         with self._tallying:
-            count, _ = self._counted.get((kind, reason, sender), (0, 0.0))
-            self._counted[kind, reason, sender] = (count + 1, self._clock())
+            count, last_at = self._counted.get(aside, (0, 0.0))
+            self._counted[aside] = (count + more, max(at, last_at))
 
     def tally(self) -> None:
         """Write what was counted: not at every count, since whoever knocks at a port can bring one about."""
         with self._tallying:
             counted, self._counted = self._counted, {}
-        if counted:
+        if not counted:
+            return
+        try:
             with self._db.transaction() as db:
                 db.executemany(
                     "INSERT INTO aside VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
                     "SET count = count + excluded.count, last_at = excluded.last_at",
                     [(*aside, count, last_at) for aside, (count, last_at) in counted.items()],
                 )
+        except sqlite3.OperationalError:  # the disk is full, or fails
+            for aside, (count, last_at) in counted.items():
+                self._count(aside, count, last_at)
+            raise
 
     # --- assembling
 

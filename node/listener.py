@@ -165,6 +165,10 @@ class Listener(ThreadedAssociationServer):
         log.exception("a connection was closed", address=client_address[0])
         self._forget(request)
 
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection; pynetdicom calls this while the association's other thread may read, which closes it."""
+        hang_up(request)
+
     def server_close(self) -> None:
         """Close the port and what waits at it."""
         with self._counting:
@@ -189,7 +193,8 @@ class Listener(ThreadedAssociationServer):
     def _forget(self, connection: socket.socket) -> None:
         with self._counting:
             self._waiting.pop(connection, None)
-        self.shutdown_request(connection)
+        hang_up(connection)
+        connection.close()
 
     def _make_room(self, address: str) -> None:
         for connection in [c for c, waiting in self._waiting.items() if waiting.over]:

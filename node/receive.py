@@ -137,7 +137,7 @@ class Receiver:
             raise OSError(error.errno, f"{host}:{port}: {error.strerror or error}") from error
 
     def stop(self) -> None:
-        """Listen no more; open associations are aborted, and a running C-STORE ends first."""
+        """Listen no more; open associations are aborted, and an object that is not whole by then is forgotten."""
         closing = threading.Thread(target=self._close, name="closing", daemon=True)
         closing.start()
         closing.join(_CLOSING_S)  # who hangs in the middle of a message is waited for
@@ -153,7 +153,8 @@ class Receiver:
 
     def senders(self) -> frozenset[str]:
         """Calling AE titles that have an association open now, or whose objects are still to be entered."""
-        return self._indexer.senders() | {a.requestor.ae_title for a in self._open()}
+        sending = {a.requestor.ae_title for a in self._open()}  # first: who ends now has put all that was sent
+        return self._indexer.senders() | sending
 
     def _open(self) -> list[Association]:
         return [a for a in self._associations if a.is_established]

@@ -177,6 +177,8 @@ class Node:
         self._credentials = Credentials(settings.tls) if settings.tls else None
         spool = Spool(settings.data_dir / "spool")
         inbox = Inbox(settings.data_dir / "inbox", int(settings.min_free_gb * 1e9))
+        if inbox.folder.stat().st_dev != spool.folder.stat().st_dev:
+            raise CannotStart(f"data_dir {settings.data_dir}: inbox and spool are on different file systems")
         self.journal = Journal(settings.data_dir / JOURNAL)
         self.journal.deliveries.waive(settings.asked)
         self._outbox = Outbox(self.journal, settings, self._link)

@@ -111,6 +111,7 @@ class Stream:
         try:
             self._run_dul()
         finally:
+            self.close()
             if self._sink:
                 self._sink.cut()
 

@@ -100,6 +100,25 @@ def test_what_cannot_be_made_safe_leaves_nothing(tmp_path: Path, monkeypatch: py
     assert Inbox(tmp_path / "inbox").recover() == ([], 0)
 
 
+def test_what_cannot_be_begun_leaves_neither_file_nor_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = Inbox(tmp_path / "inbox")
+    received(inbox, b"data")
+    slots, descriptors = (len(list(Path(folder).iterdir())) for folder in (inbox.folder, "/proc/self/fd"))
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        for _ in range(10):
+            with pytest.raises(OSError, match="No space left"):
+                inbox.begin(HEAD, "SCANNER")
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert len(list(inbox.folder.iterdir())) == slots - 10
+
+
 def test_too_little_free_disk_is_said_with_numbers_before_and_while_an_object_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
+import struct
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
@@ -11,11 +13,11 @@ from typing import Any
 
 import pydicom
 import pytest
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 
 from node.dimse import Request, file_head
 from node.inbox import Inbox
-from node.indexing import Indexer
+from node.indexing import Indexer, NoReader
 from node.jobs import InlineWorker
 from node.journal import Journal
 from node.overview import Aside, asides, summaries
@@ -50,7 +52,7 @@ class Desk:
         self.indexer = Indexer(self.inbox, self.spool, self.journal, Site(), Fragile)
         self.indexer.recover()
 
-    def receive(self, ds: pydicom.Dataset | Path, **changes: object) -> None:
+    def receive(self, ds: pydicom.Dataset | Path, **changes: object) -> str:
         if isinstance(ds, Path):
             ds = pydicom.dcmread(ds)
         ds.update(changes)  # type: ignore[arg-type]
@@ -61,7 +63,9 @@ class Desk:
         ds.save_as(content, enforce_file_format=True)
         head = 144 + int.from_bytes(content.getvalue()[140:144], "little")
         arrival.write(content.getvalue()[head:])
-        self.indexer.put(arrival.seal())
+        sealed = arrival.seal()
+        self.indexer.put(sealed)
+        return sealed.sha256
 
     def images(self) -> int:
         return sum(summary.images for summary in summaries(self.journal))
@@ -194,3 +198,148 @@ def test_what_is_not_an_image_under_an_image_class_is_put_away(desk: Desk, tiny_
     desk.receive(tiny_study[0])
     desk.indexer.step()
     assert (desk.images(), desk.asides()) == (1, [("rejected", 1)])
+
+
+def test_an_object_whose_pixels_are_none_holds_up_no_other(desk: Desk, tiny_study: list[Path]) -> None:
+    """No rows, no pixels: as many bytes as the header says."""
+    desk.receive(tiny_study[0], Rows=0, PixelData=b"")
+    desk.receive(tiny_study[1])
+    desk.indexer.step()
+    assert (desk.images(), desk.waiting(), desk.asides()) == (1, 0, [("rejected", 1)])
+
+
+def test_a_disk_that_fails_between_two_files_forgets_no_object(
+    desk: Desk, tiny_study: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first file of a batch is deleted, the second is not: what comes after the batch still waits."""
+    monkeypatch.setattr("node.indexing.BATCH", 2)
+    for path in tiny_study[:3]:
+        desk.receive(path)
+    unlink, unlinked = Path.unlink, []
+
+    def fails_at_the_second(path: Path, missing_ok: bool = False) -> None:
+        if path.parent == desk.inbox.folder:
+            unlinked.append(path)
+            if len(unlinked) == 2:
+                raise OSError(5, "Input/output error")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", fails_at_the_second)
+    with pytest.raises(OSError, match="Input/output"):
+        desk.indexer.step()
+    desk.indexer.step()
+    assert (desk.images(), desk.waiting()) == (3, 0)
+
+
+def test_what_is_not_taken_counts_once_however_often_its_batch_is_tried(
+    desk: Desk, tiny_study: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rejected object, and one in conflict, in a batch that cannot be entered for a while."""
+    desk.receive(tiny_study[0])
+    desk.receive(tiny_study[0], EchoTime=99.0)
+    desk.receive(tiny_study[1], Rows=0, PixelData=b"")
+    execute = desk.journal._db._db.execute
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.journal._db, "_db", NoCommit(desk.journal._db._db))
+        for _ in range(3):
+            with pytest.raises(sqlite3.OperationalError, match="full"):
+                desk.indexer.step()
+    assert execute("SELECT COUNT(*) FROM instance").fetchone() == (0,)
+    desk.indexer.step()
+    assert (desk.images(), desk.asides()) == (1, [("conflict", 1), ("rejected", 1)])
+
+
+class NoCommit:
+    """A connection whose disk is full at the end of every transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        if sql == "COMMIT":
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._connection.execute(sql, *parameters)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+def test_no_object_is_to_blame_for_a_process_that_does_not_start(
+    desk: Desk, tiny_study: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No memory, no cache folder on a full disk, a program that is being replaced: what came waits."""
+    desk.receive(tiny_study[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.indexer, "_new_worker", Stillborn)
+        for _ in range(2):
+            with pytest.raises(NoReader):
+                desk.indexer.step()
+    assert (desk.images(), desk.waiting(), desk.asides()) == (0, 1, [])
+    desk.indexer.step()
+    assert (desk.images(), desk.waiting(), desk.asides()) == (1, 0, [])
+
+
+class Stillborn(InlineWorker):
+    """A process that ends before it does anything."""
+
+    def submit(self, *_: Any, **__: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_exception(BrokenExecutor("the process died"))
+        return future
+
+
+def test_an_object_whose_reading_the_node_cuts_off_waits(
+    desk: Desk, tiny_study: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service manager may end the reading process, and then the node while the object is read again."""
+    desk.receive(tiny_study[0])
+    attempts = []
+
+    class Ended(InlineWorker):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            if not args[0]:
+                return super().submit(fn, *args, **kwargs)
+            attempts.append(self)
+            if len(attempts) == 2:
+                desk.indexer.end()
+            return Stillborn().submit()
+
+    monkeypatch.setattr(desk.indexer, "_new_worker", Ended)
+    desk.indexer.step()
+    assert (len(attempts), desk.images(), desk.waiting(), desk.asides()) == (2, 0, 1, [])
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["together", "later"])
+def test_an_image_is_not_replaced_by_its_data_set_in_a_false_syntax(
+    desk: Desk, tiny_study: list[Path], together: bool
+) -> None:
+    desk.receive(tiny_study[0])
+    if not together:
+        desk.indexer.step()
+    ds = pydicom.dcmread(tiny_study[0])
+    sha256 = desk.receive(ds)
+    content = tiny_study[0].read_bytes()
+    head = file_head(Request(1, 1, ds.SOPClassUID, ds.SOPInstanceUID, True), RLELossless)
+    arrival = desk.inbox.begin(head, "PACS")
+    arrival.write(content[144 + int.from_bytes(content[140:144], "little") :])
+    sealed = arrival.seal()
+    assert sealed.sha256 == sha256
+    desk.indexer.put(sealed)
+    desk.indexer.step()
+    assert (desk.images(), desk.waiting(), desk.asides()) == (1, 0, [("rejected", 1)])
+    assert pydicom.dcmread(desk.spool.path(sha256)).file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+
+
+def test_a_data_set_does_not_say_what_was_announced(desk: Desk, tiny_study: list[Path]) -> None:
+    """File meta information at its beginning, where the standard allows none, is no announcement."""
+    ds = pydicom.dcmread(tiny_study[0])
+    content = tiny_study[0].read_bytes()
+    uid = ds.SOPInstanceUID.encode()
+    itself = struct.pack("<HH2sH", 2, 3, b"UI", len(uid) + len(uid) % 2) + uid + bytes(len(uid) % 2)
+    arrival = desk.inbox.begin(
+        file_head(Request(1, 1, ds.SOPClassUID, "1.2.3", True), ExplicitVRLittleEndian), "PACS"
+    )
+    arrival.write(itself + content[144 + int.from_bytes(content[140:144], "little") :])
+    desk.indexer.put(arrival.seal())
+    desk.indexer.step()
+    assert (desk.images(), desk.asides()) == (0, [("rejected", 1)])

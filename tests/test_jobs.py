@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -131,6 +132,20 @@ def test_a_running_job_can_be_cut_off(worker: SpawnedWorker, tmp_path: Path, eve
     with pytest.raises(BrokenExecutor):
         running.result(60)
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_job_that_lets_no_other_thread_of_its_process_run_can_be_cut_off(
+    worker: SpawnedWorker, eventually: Callable[..., None]
+) -> None:
+    worker.submit(abs, 1).result()
+    running = worker.submit(pow, 7, 30_000_000)  # minutes in C, with the interpreter's lock
+    eventually(running.running, "it runs")
+    killing = threading.Thread(target=worker.kill, daemon=True)
+    killing.start()
+    killing.join(20)
+    assert not killing.is_alive()
+    with pytest.raises(BrokenExecutor):
+        running.result(0)
 
 
 def test_a_worker_can_be_killed_from_many_threads_at_once(

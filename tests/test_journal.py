@@ -435,6 +435,22 @@ def test_conflicts_are_counted_in_one_line(journal: Journal) -> None:
     assert "other content" in aside.reason
 
 
+def test_counts_wait_for_a_disk_that_is_full_and_do_not_hold_up_the_end(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite")
+    journal.count("ignored", "not an MR image", "PACS")
+    journal._db._db.execute("PRAGMA query_only = ON")
+    with pytest.raises(sqlite3.OperationalError):
+        journal.tally()
+    journal.count("ignored", "not an MR image", "PACS")
+    journal._db._db.execute("PRAGMA query_only = OFF")
+    assert [aside.count for aside in asides(journal)] == [2]
+    journal.count("ignored", "not an MR image", "PACS")
+    journal._db._db.execute("PRAGMA query_only = ON")
+    journal.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        journal.receiving()
+
+
 def test_a_late_instance_supersedes_a_running_job(journal: Journal) -> None:
     job = leased(journal)
     journal.add(received("3"))

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -545,6 +545,25 @@ def test_who_has_an_association_open(start: Start, eventually: Callable[..., Non
         assert served.dul.socket.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assoc.abort()
     eventually(lambda: node.receiver.senders() == set(), "the sender is gone")
+
+
+def test_a_sender_that_ends_while_it_is_asked_about_is_busy(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the two looks its last object comes, and waits, and its association ends."""
+    receiver = start().receiver
+    looks: list[str] = []
+
+    def look(name: str, before: Any, after: Any) -> Callable[[], Any]:
+        def looked() -> Any:
+            looks.append(name)
+            return before if len(looks) == 1 else after
+
+        return looked
+
+    sending = SimpleNamespace(requestor=SimpleNamespace(ae_title="SCANNER"))
+    monkeypatch.setattr(receiver, "_open", look("open", [sending], []))
+    monkeypatch.setattr(receiver._indexer, "senders", look("waiting", frozenset(), frozenset({"SCANNER"})))
+    assert receiver.senders() == {"SCANNER"}
+    assert len(looks) == 2
 
 
 def test_no_patient_data_in_log_journal_or_file_names(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -310,6 +311,19 @@ def test_a_data_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(CannotStart, match="file"):
         Node(settings_for(tmp_path / "file")).start()
+
+
+def test_a_spool_on_another_file_system_is_told_at_the_start(tmp_path: Path) -> None:
+    """An object could not get its second name there, and would wait for ever."""
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is one file system")
+    with tempfile.TemporaryDirectory(dir=other) as spool:
+        (tmp_path / "spool").symlink_to(spool)
+        with pytest.raises(CannotStart, match="inbox and spool are on different file systems"):
+            Node(settings_for(tmp_path)).start()
+    (tmp_path / "spool").unlink()
+    Node(settings_for(tmp_path)).start().stop()
 
 
 def test_start_cleans_up_what_was_half_done(tmp_path: Path, eventually: Callable[..., None]) -> None:

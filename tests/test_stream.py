@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from io import BytesIO
 
@@ -45,11 +46,11 @@ class Port:
         self.kept: list[Kept] = []
         self._ae = AE("QSMNODE")
         contexts = [build_context(VERIFICATION), build_context(MRImageStorage, ExplicitVRLittleEndian)]
-        listener = Listener(
+        self.listener = Listener(
             self._ae, ("127.0.0.1", 0), contexts, [(evt.EVT_CONN_OPEN, on_open)], self._store, None,
             lambda *_, **__: None, DEFAULT_LIMITS,
         )  # fmt: skip
-        self.connection = socket.create_connection(("127.0.0.1", listener.listen()), timeout=20)
+        self.connection = socket.create_connection(("127.0.0.1", self.listener.listen()), timeout=20)
         self.connection.sendall(requested())
         assert self.answer()[0] == 2
 
@@ -174,6 +175,31 @@ def test_what_ends_in_the_middle_is_cut(port: Port, end: str, eventually: Callab
         port.connection.shutdown(socket.SHUT_RDWR)
     eventually(lambda: port.kept and port.kept[0].end == "cut", "it is cut", 20)
     assert len(port.kept) == 1
+
+
+def test_a_connection_is_closed_by_the_thread_that_reads_it(
+    port: Port, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+) -> None:
+    """Its descriptor, closed by another, may be another connection's by the time this one reads on."""
+    writing, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> None:
+        writing.set()
+        go_on.wait(20)
+
+    monkeypatch.setattr(Kept, "write", slow)
+    port.connection.sendall(b"".join(map(pdu, values()[:2])))
+    assert writing.wait(20)
+    (association,) = port.listener.active_associations
+    connection = association.dul.socket.socket
+    ending = threading.Thread(target=association.abort)
+    ending.start()
+    association.join(20)
+    assert connection.fileno() != -1
+    go_on.set()
+    ending.join(20)
+    eventually(lambda: connection.fileno() == -1, "it is closed", 20)
+    assert port.kept[0].end == "cut"
 
 
 @pytest.mark.parametrize("way", ["context", "no data set", "lengths", "endless"])
