@@ -46,8 +46,6 @@ class Indexer:
     ----------
     new_worker
         Makes what reads headers; called when the first object comes and after a worker was lost.
-    entered
-        Called after images were entered.
     """
 
     def __init__(
@@ -57,14 +55,12 @@ class Indexer:
         journal: Journal,
         site: Site,
         new_worker: Callable[[], Worker],
-        entered: Callable[[], None] = lambda: None,
     ) -> None:
         self.inbox = inbox
         self._spool = spool
         self._journal = journal
         self._site = site
         self._new_worker = new_worker
-        self._entered = entered
         self._waiting: deque[Sealed] = deque()
         self._worker: Worker | None = None
         self._lock = threading.Lock()
@@ -99,7 +95,6 @@ class Indexer:
             for _ in self._read:
                 self._waiting.popleft()
             self._read = []
-            self._entered()
 
     def end(self) -> None:
         """Read no more; what waits is entered at the next start."""
