@@ -254,6 +254,7 @@ class Desk:
         self.answers: Callable[[str, str], Sent] = lambda _name, _uid: Sent("stored")
         self.sent: list[tuple[str, str]] = []
         self.opened: list[str] = []
+        self.first: dict[str, threading.Thread] = {}
         self.closed = 0
         self.go_on = threading.Event()
         self.lock = threading.Lock()
@@ -273,6 +274,7 @@ class Desk:
         assert classes == {MRImageStorage}
         with self.lock:
             self.opened.append(name)
+            self.first.setdefault(name, threading.current_thread())
         if name in self.away:
             raise Unreachable("no association")
         return Scripted(self, name)
@@ -359,12 +361,10 @@ def test_a_peer_that_takes_one_association_alone_gets_everything_over_it(tmp_pat
 def test_a_peer_that_ends_all_associations_but_one_gets_everything_over_that(tmp_path: Path) -> None:
     """It accepts them first. What was lost waits for its time; what nobody has tried does not."""
     desk = Desk(tmp_path, objects=72)
-    first: list[threading.Thread] = []
     lost = threading.Event()
 
     def answer(name: str, _uid: str) -> Sent:
-        first.append(threading.current_thread())
-        if first[0] is not threading.current_thread():
+        if desk.first[name] is not threading.current_thread():
             lost.set()
             return Sent("lost", f"{name} ended the association")
         assert lost.wait(30)
