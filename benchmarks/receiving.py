@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -118,7 +119,8 @@ def running(name: str, before: Sequence[str] = ()) -> Iterator[tuple[subprocess.
                 time.sleep(0.1)
             yield process, port
         finally:
-            process.terminate()
+            for pid in _children(process.pid)[:1] if before else [process.pid]:  # strace passes no signal on
+                os.kill(pid, signal.SIGTERM)
             process.wait(60)
     shutil.rmtree(folder)
 
@@ -163,9 +165,19 @@ def free_port() -> int:
 
 def _cpu_s(pid: int) -> float:
     """Of a process and of its children that have ended; of living children too."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    children = [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") + sum(_cpu_s(int(child)) for child in children)
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except FileNotFoundError:  # it ended just now
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") + sum(map(_cpu_s, _children(pid)))
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        tasks = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/children")]
+    except FileNotFoundError:
+        return []
+    return [int(child) for task in tasks for child in task.split()]
 
 
 def line(name: str, turns: Sequence[Turn], against: Sequence[Turn]) -> str:

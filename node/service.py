@@ -43,7 +43,7 @@ from node.warm import ABOUT_S, SHIPPED, Warmed, choose_cache, is_warm, kernel_ca
 JOURNAL = "journal.sqlite"
 _TICK_S = 0.5
 _CLEAN_S = 15.0
-_READER_NICENESS = 5
+_READER_NICENESS = 10
 """Of the process that reads headers: images are received before they are looked at."""
 
 log = get_logger("node.service")
