@@ -34,6 +34,7 @@ from node.codecs import IMAGE_TRANSFER_SYNTAXES
 from node.commitment import Committer, reports_context
 from node.config import HEALTH_AE_TITLE, Settings
 from node.dimse import Request, file_head
+from node.errors import is_full
 from node.inbox import Arrival, NoSpace, Sealed
 from node.indexing import Indexer
 from node.intake import IMAGE_CLASSES, not_for_us
@@ -53,7 +54,6 @@ NOT_AUTHORISED = 0x0124
 _LONGEST_SILENCE_S = 600.0
 """A sender that says nothing for so long, and for three quiet times, is taken for dead."""
 _CLOSING_S = 10.0
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 Answer = tuple[int, str]
 """Status and comment of a response."""
@@ -255,7 +255,7 @@ class _Taking:
             self._give_up((OUT_OF_RESOURCES, str(why)))
         except Exception as error:
             log.exception("refused: cannot store", sender=self._sender)
-            full = getattr(error, "errno", None) in _DISK_FULL or "disk is full" in str(error)
+            full = is_full(error) or getattr(error, "errno", None) == errno.EFBIG
             self._give_up((OUT_OF_RESOURCES if full else PROCESSING_FAILURE, "cannot store, see the node's log"))
 
     def _give_up(self, answer: Answer) -> None:
