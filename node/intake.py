@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, EnhancedMRImageStorage, MRImageStorage
 
 from node import multiframe
@@ -95,11 +95,7 @@ def _examine_file(path: Path, start: int, site: Site) -> Image | Useless:
 
 
 def _announced(head: bytes) -> str:
-    return str(_head(head).MediaStorageSOPInstanceUID)
-
-
-def _head(content: bytes) -> FileMetaDataset:
-    return pydicom.dcmread(BytesIO(content)).file_meta
+    return str(pydicom.dcmread(BytesIO(head)).file_meta.MediaStorageSOPInstanceUID)
 
 
 def examine(content: bytes, start: int, site: Site) -> Image:
@@ -130,11 +126,12 @@ def examine(content: bytes, start: int, site: Site) -> Image:
 def _examine(content: bytes, start: int, site: Site) -> Image:
     if DeflatedExplicitVRLittleEndian.encode() in content[:start]:
         check_inflation(content[start:])
+    if content.startswith(b"\2\0", start):  # group 0002
+        raise Unreadable("the data set begins with file meta information, which would replace what was announced")
     ds = pydicom.dcmread(BytesIO(content))
     header = read_header(ds, site)
-    announced = _head(content[:start])  # not that of `ds`, which such elements in a data set replace
-    uids = announced.MediaStorageSOPInstanceUID, announced.MediaStorageSOPClassUID, announced.TransferSyntaxUID
-    if (header.sop_instance_uid, header.sop_class_uid, ds.file_meta.TransferSyntaxUID) != uids:
+    announced = ds.file_meta.MediaStorageSOPInstanceUID, ds.file_meta.MediaStorageSOPClassUID
+    if (header.sop_instance_uid, header.sop_class_uid) != announced:
         raise Unreadable("the data set is not the object that the C-STORE request announced, or is cut off")
     if header.own:
         raise NotForUs("derived by this product, sent back")
