@@ -25,7 +25,7 @@ from node.derive import Derived, encoded
 from node.files import make_folder, read_dataset, sync_folder, write_whole
 from node.identity import PRODUCT, derived_uid
 from node.inherit import inherited_study
-from node.provenance import NOT_FOR_DIAGNOSIS, derived_series_number, in_zone, stamp_equipment
+from node.provenance import NOT_FOR_DIAGNOSIS, contributions, derived_series_number, in_zone, stamp_equipment
 from node.records import Notice, Reason
 
 SIZE = 1024
@@ -69,7 +69,8 @@ def _object(notice: Notice, source: Dataset, derived_at: datetime) -> Dataset:
     ds.ImageType = ["DERIVED", "SECONDARY"]
     ds.PatientOrientation = None
     codes = {reason.refusal.code for reason in notice.reasons}
-    stamp_equipment(ds, source, derived_at, [f"QSM not produced: {', '.join(sorted(codes))}"])
+    contributed = contributions([f"QSM not produced: {', '.join(sorted(codes))}"], derived_at)
+    stamp_equipment(ds, source, derived_at, contributed)
     comment = " ".join([NOT_FOR_DIAGNOSIS, "QSM not produced.", *words])
     ds.ImageComments = comment.encode("ascii", "replace").decode()[:_LONG_TEXT]
     ds.BurnedInAnnotation = "NO"

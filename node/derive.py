@@ -8,6 +8,7 @@ cylinder along B0 is dark, across B0 bright. Knows no network and no clock.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
@@ -16,7 +17,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataelem import DataElement
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
@@ -28,7 +30,7 @@ from node.files import make_folder, sync_folder, write_whole
 from node.identity import IMPLEMENTATION_UID, is_own
 from node.inherit import inherited
 from node.load import Source
-from node.provenance import Provenance, code
+from node.provenance import Provenance, code, encoded_sequence
 from node.report import Report
 from recon.pipeline import Result
 from recon.reference import RegionValue
@@ -39,6 +41,8 @@ __all__ = ["DeriveOptions", "Derived", "is_own", "write_derived"]
 Series = Literal["qsm", "phase", "mask", "pmap", "notice"]
 
 _INT16 = np.iinfo(np.int16)
+_WRITERS = 4
+"""Files that are written at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +90,7 @@ class _Volume:
     image_type: tuple[str, ...]
     description: tuple[str, ...]
     window_width: int
-    unit: Dataset
-    quantity: Dataset | None
+    real_world: RawDataElement
 
 
 def write_derived(
@@ -112,13 +115,16 @@ def write_derived(
         source, result, report, derived_at, options.supplied_mask_sha256, options.supersedes
     )  # fmt: skip
     make_folder(folder)
-    written = []
-    for series, ds in _objects(source, result, provenance, options):
+
+    def write(series: Series, ds: Dataset, content: bytes) -> Derived:
         path = folder / f"{series}-{ds.InstanceNumber:04d}.dcm"
-        digest = write_whole(path, encoded(ds))
-        written.append(Derived(path, ds.SOPClassUID, ds.SOPInstanceUID, series, digest))
+        return Derived(path, ds.SOPClassUID, ds.SOPInstanceUID, series, write_whole(path, content))
+
+    with ThreadPoolExecutor(_WRITERS) as writers:  # one object is encoded while others are synchronised
+        objects = _objects(source, result, provenance, options)
+        written = [writers.submit(write, series, ds, encoded(ds)) for series, ds in objects]
     sync_folder(folder)
-    return written
+    return [writing.result() for writing in written]
 
 
 def encoded(ds: Dataset) -> bytes:
@@ -166,8 +172,12 @@ def _qsm(result: Result) -> _Volume:
             *clipped,
         ),
         window_width=400,
-        unit=code("[ppb]", "UCUM", "parts per billion"),
-        quantity=code("126396", "DCM", "Magnetic Susceptibility"),
+        real_world=_real_world(
+            "QSM",
+            "QSM [ppb]",
+            code("[ppb]", "UCUM", "parts per billion"),
+            code("126396", "DCM", "Magnetic Susceptibility"),
+        ),
     )
 
 
@@ -192,8 +202,7 @@ def _phase(source: Source, result: Result) -> _Volume:
             *clipped,
         ),
         window_width=2000,
-        unit=code("mrad", "UCUM", "milliradian"),
-        quantity=None,
+        real_world=_real_world("PHASE", "HPF phase [mrad]", code("mrad", "UCUM", "milliradian")),
     )
 
 
@@ -230,7 +239,8 @@ def _image(volume: _Volume, k: int, number: int, source: Source, provenance: Pro
     ds.InstanceNumber = number
     ds.ImageType = list(volume.image_type)
     ds.DerivationDescription = provenance.derivation(*volume.description)
-    ds.SourceImageSequence = provenance.source_images(k)
+    sources = provenance.source_images[k]
+    ds[sources.tag] = sources
     provenance.stamp(ds)
     ds.BurnedInAnnotation = "NO"
     ds.LossyImageCompression = "00"
@@ -239,25 +249,27 @@ def _image(volume: _Volume, k: int, number: int, source: Source, provenance: Pro
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME2"
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
-    ds.PixelData = np.ascontiguousarray(stored, dtype="<i2").tobytes()
-    ds.RealWorldValueMappingSequence = [_real_world(volume)]
+    ds.add_new("PixelData", "OW", np.ascontiguousarray(stored, dtype="<i2").tobytes())
+    ds[volume.real_world.tag] = volume.real_world
+    charset = convert_encodings(ds.SpecificCharacterSet) if "SpecificCharacterSet" in ds else default_encoding
+    ds.set_original_encoding(False, True, charset)  # what is raw is written as it is
     return ds
 
 
-def _real_world(volume: _Volume) -> Dataset:
+def _real_world(label: str, explanation: str, unit: Dataset, quantity: Dataset | None = None) -> RawDataElement:
     """Stored value = value in the unit; PS3.3 C.7.6.16.2.11."""
     item = Dataset()
     item.add(DataElement(Tag("RealWorldValueFirstValueMapped"), "SS", _INT16.min))
     item.add(DataElement(Tag("RealWorldValueLastValueMapped"), "SS", _INT16.max))
     item.RealWorldValueIntercept = 0.0
     item.RealWorldValueSlope = 1.0
-    item.LUTLabel = volume.series.upper()
-    item.LUTExplanation = volume.name
-    item.MeasurementUnitsCodeSequence = [volume.unit]
-    if volume.quantity is not None:
-        quantity = Dataset()
-        quantity.ValueType = "CODE"
-        quantity.ConceptNameCodeSequence = [code("246205007", "SCT", "Quantity")]
-        quantity.ConceptCodeSequence = [volume.quantity]
-        item.QuantityDefinitionSequence = [quantity]
-    return item
+    item.LUTLabel = label
+    item.LUTExplanation = explanation
+    item.MeasurementUnitsCodeSequence = [unit]
+    if quantity is not None:
+        of = Dataset()
+        of.ValueType = "CODE"
+        of.ConceptNameCodeSequence = [code("246205007", "SCT", "Quantity")]
+        of.ConceptCodeSequence = [quantity]
+        item.QuantityDefinitionSequence = [of]
+    return encoded_sequence("RealWorldValueMappingSequence", [item])

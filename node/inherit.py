@@ -132,7 +132,8 @@ def _copy(source: Dataset, tag: int, target: Dataset) -> None:
     item = source.get_item(tag)
     vr = dictionary_VR(tag)
     if isinstance(item, RawDataElement) and item.value and vr in _TEXT:
-        target[tag] = item._replace(VR=vr)
+        padding = (b"\0" if vr == VR.UI else b" ") * (len(item.value) % 2)
+        target[tag] = item._replace(VR=vr, value=item.value + padding)
         return
     element = source[tag]
     if vr != VR.SQ:

@@ -9,11 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
+from pydicom.charset import default_encoding
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_sequence
+from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from node import __version__
@@ -29,9 +35,9 @@ SHORT_TEXT = 1024
 """Longest value of VR ST, PS3.5 table 6.2-1."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Provenance:
-    """What all objects of one derivation have in common."""
+    """What all objects of one derivation have in common. What costs time is found once."""
 
     source: Source
     result: Result
@@ -42,12 +48,13 @@ class Provenance:
 
     def series_uid(self, series: str) -> UID:
         """A function of source images and how they were read, recipe, version, supplied mask and series."""
-        return derived_uid(*self._parts(), series)
+        return derived_uid(*self._parts, series)
 
     def instance_uid(self, series: str, slice_: int) -> UID:
         """As `series_uid`, for one slice."""
-        return derived_uid(*self._parts(), series, str(slice_))
+        return derived_uid(*self._parts, series, str(slice_))
 
+    @cached_property
     def _parts(self) -> tuple[str, ...]:
         uids = sorted({image.sop_instance_uid for images in self.source.images for image in images})
         asked = (self.source.convention, recipe_digest(self.result.recipe), self.supplied_mask_sha256)
@@ -57,9 +64,10 @@ class Provenance:
         """As `derived_series_number`."""
         return derived_series_number(self.source.templates[0][0], offset)
 
-    def source_images(self, k: int) -> list[Dataset]:
-        """The images of slice ``k``, over echoes and components; PS3.3 C.7.6.1.1.4, purpose from CID 7202."""
-        return [_source_item(image) for image in self.source.images[k]]
+    @cached_property
+    def source_images(self) -> list[RawDataElement]:
+        """For each slice its images, over echoes and components; PS3.3 C.7.6.1.1.4, purpose from CID 7202."""
+        return [encoded_sequence("SourceImageSequence", map(_source_item, images)) for images in self.source.images]
 
     def series_description(self, name: str) -> str:
         """The name of a series. A doubted sign comes first: lists of series are cut off on the right."""
@@ -71,7 +79,7 @@ class Provenance:
         What does not fit is left out at the end; it stands in ContributingEquipmentSequence and ImageComments too.
         """
         limits = _listed("Limited quality", self.report.limits)
-        said = (self.report.contradiction, self._superseded(), *meaning, limits, *self._chain())
+        said = (self.report.contradiction, self._superseded(), *meaning, limits, *self._chain)
         return short_text([*filter(None, said)])
 
     def _superseded(self) -> str:
@@ -81,6 +89,7 @@ class Provenance:
         local = in_zone(self.supersedes, str(self.source.templates[0][0].get("TimezoneOffsetFromUTC", "")))
         return f"Supersedes the result of {local:%Y-%m-%d %H:%M:%S}: further images came."
 
+    @cached_property
     def _chain(self) -> list[str]:
         """Software, version, algorithms, settings digest and input in sentences."""
         recipe = self.result.recipe
@@ -97,12 +106,16 @@ class Provenance:
     def stamp(self, ds: Dataset) -> None:
         """Equipment, times and comments: the same on every object of the derivation."""
         scanner = self.source.templates[0][0]
-        stamp_equipment(ds, scanner, self.derived_at, parameters(self.result.recipe))
+        stamp_equipment(ds, scanner, self.derived_at, self._contributions)
         report = self.report
         phantom = "Phantom." if "phantom" in str(scanner.get("ImageComments", "")).lower() else ""
         warnings = _listed("Warnings", (*report.limits, *report.warnings))
         said = (report.contradiction, self._superseded(), NOT_FOR_DIAGNOSIS, phantom, warnings)
         ds.ImageComments = " ".join(filter(None, said))
+
+    @cached_property
+    def _contributions(self) -> RawDataElement:
+        return contributions(parameters(self.result.recipe), self.derived_at)
 
 
 def derived_series_number(source: Dataset, offset: int) -> int:
@@ -111,12 +124,17 @@ def derived_series_number(source: Dataset, offset: int) -> int:
     return number if abs(number) < 2**31 else offset
 
 
-def stamp_equipment(ds: Dataset, source: Dataset, derived_at: datetime, contributions: Sequence[str]) -> None:
+def contributions(descriptions: Iterable[str], derived_at: datetime) -> RawDataElement:
+    """ContributingEquipmentSequence: this product, once for each description."""
+    return encoded_sequence("ContributingEquipmentSequence", (_processing(text, derived_at) for text in descriptions))
+
+
+def stamp_equipment(ds: Dataset, source: Dataset, derived_at: datetime, contributed: RawDataElement) -> None:
     """Name this product as the equipment, what it contributed, and the time in the zone of the source's study."""
     ds.Manufacturer = MANUFACTURER
     ds.ManufacturerModelName = PRODUCT
     ds.SoftwareVersions = __version__
-    ds.ContributingEquipmentSequence = [_processing(text, derived_at) for text in contributions]
+    ds[contributed.tag] = contributed
     local = in_zone(derived_at, str(source.get("TimezoneOffsetFromUTC", "")))
     date, time = local.strftime("%Y%m%d"), local.strftime("%H%M%S")
     for moment in ("Series", "Content", "InstanceCreation"):
@@ -131,6 +149,15 @@ def code(value: str, scheme: str, meaning: str) -> Dataset:
     item.CodingSchemeDesignator = scheme
     item.CodeMeaning = meaning
     return item
+
+
+def encoded_sequence(keyword: str, items: Iterable[Dataset]) -> RawDataElement:
+    """A sequence of plain ASCII as it stands in a file, explicit VR little endian: many objects can have it."""
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_sequence(buffer, DataElement(keyword, "SQ", [*items]), [default_encoding])
+    value = buffer.getvalue()
+    return RawDataElement(Tag(keyword), "SQ", len(value), value, 0, False, True)
 
 
 def recipe_digest(recipe: Recipe) -> str:

@@ -14,12 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from node import files
 from node.derive import DeriveOptions, is_own, quantised, write_derived
 from node.errors import PermanentError
 from node.headers import read_header
-from node.inherit import INHERITED
+from node.inherit import INHERITED, inherited
 from node.load import load
 from node.provenance import SHORT_TEXT, parameters
 from node.work import report_of
@@ -289,6 +291,15 @@ def test_names_keep_their_bytes(dicom_sets, tmp_path, charset, name):
     for item in written:
         assert dcmread(item.path).get_item("PatientName").value == before
         assert dcmread(item.path).PatientName == name
+
+
+def test_texts_that_break_the_rules_are_copied_as_they_are_but_of_even_length(dicom_sets):
+    source = dicom_sets.siemens(dicom_sets.scan())[0]
+    source["PatientName"] = RawDataElement(Tag("PatientName"), "PN", 5, b"M\xff^\xfeX", 0, False, True)
+    source["FrameOfReferenceUID"] = RawDataElement(Tag("FrameOfReferenceUID"), "UI", 5, b"1.2.3", 0, False, True)
+    target = inherited(source)
+    assert target.get_item("PatientName").value == b"M\xff^\xfeX "
+    assert target.get_item("FrameOfReferenceUID").value == b"1.2.3\0"
 
 
 @pytest.mark.parametrize("writer", ["ge", "philips", "philips_enhanced"])
