@@ -6,17 +6,15 @@ or end the node. Objects wait in the inbox, also from one start to the next; a s
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from node.errors import TransientError
 from node.inbox import Inbox, Sealed
 from node.intake import Image, Useless, examine_files
-from node.jobs import Worker
+from node.jobs import KeptWorker, Worker, WorkerLost
 from node.journal import Journal
 from node.log import get_logger
 from node.records import Received
@@ -27,16 +25,9 @@ BATCH = 64
 """Objects that are read in one call and entered in one transaction."""
 _LIMIT_S = 120.0
 
-_LOST = (TimeoutError, RuntimeError, CancelledError)
-"""How a worker's end shows; `BrokenProcessPool` is a `RuntimeError`."""
-
 _Read = tuple[Sealed, Image | Useless]
 
 log = get_logger("node.indexing")
-
-
-class NoReader(TransientError):
-    """Nothing can be read now; objects wait."""
 
 
 class Indexer:
@@ -45,7 +36,7 @@ class Indexer:
     Parameters
     ----------
     new_worker
-        Makes what reads headers; called when the first object comes and after a worker was lost.
+        Makes what reads headers.
     """
 
     def __init__(
@@ -60,12 +51,9 @@ class Indexer:
         self._spool = spool
         self._journal = journal
         self._site = site
-        self._new_worker = new_worker
+        self._reader = KeptWorker(new_worker, partial(examine_files, [], site), _LIMIT_S)
         self._waiting: deque[Sealed] = deque()
-        self._worker: Worker | None = None
-        self._lock = threading.Lock()
         self._read: list[_Read] = []
-        self._ending = False
 
     def recover(self) -> None:
         """Take what was received before the node ended; what was half received is gone."""
@@ -85,7 +73,7 @@ class Indexer:
     def step(self) -> None:
         """Enter all that waits, and write what was counted."""
         self._journal.tally()
-        while not self._ending and self._waiting:
+        while not self._reader.ended and self._waiting:
             self._read = self._read or self._examined(list(islice(self._waiting, BATCH)))
             if not self._read:
                 return
@@ -98,22 +86,15 @@ class Indexer:
 
     def end(self) -> None:
         """Read no more; what waits is entered at the next start."""
-        with self._lock:
-            self._ending = True
-            worker = self._worker
-        if worker is not None:
-            worker.kill()
+        self._reader.end()
 
     def _examined(self, batch: Sequence[Sealed], attempts: int = 2) -> list[_Read]:
         """What the objects are; empty when the node ends. What ends the worker alone, and twice, is useless."""
-        worker = self._reader()
-        if worker is None:
-            return []
+        files = [(sealed.path, sealed.start) for sealed in batch]
         try:
-            files = [(sealed.path, sealed.start) for sealed in batch]
-            found = worker.submit(examine_files, files, self._site).result(_LIMIT_S)
-        except _LOST:
-            if self._lose(worker):
+            found = self._reader.run(examine_files, files, self._site)
+        except WorkerLost:
+            if self._reader.ended:
                 return []
             alone = len(batch) == 1
             if alone and attempts == 1:
@@ -121,36 +102,6 @@ class Indexer:
             one_by_one = [self._examined([sealed], attempts - alone) for sealed in batch]
             return [read for of_one in one_by_one for read in of_one] if all(one_by_one) else []
         return list(zip(batch, found, strict=True))
-
-    def _reader(self) -> Worker | None:
-        """What reads headers, known to work: no object is to blame for one that does not. None when the node ends.
-
-        Raises
-        ------
-        NoReader
-            It does not work.
-        """
-        with self._lock:
-            if self._ending:
-                return None
-            if self._worker is not None:
-                return self._worker
-            worker = self._worker = self._new_worker()
-        try:
-            worker.submit(examine_files, [], self._site).result(_LIMIT_S)
-        except _LOST as error:
-            if self._lose(worker):
-                return None
-            raise NoReader("the process that reads headers does not start") from error
-        return worker
-
-    def _lose(self, worker: Worker) -> bool:
-        """End a worker; whether the node ends."""
-        with self._lock:
-            self._worker = None
-            ending = self._ending
-        worker.kill()
-        return ending
 
     def _enter(self, read: Sequence[_Read]) -> None:
         """Files into the spool, then rows into the journal; until the end, the inbox holds them too."""

@@ -1,7 +1,7 @@
-"""The process that runs reconstructions.
+"""Processes that work for the node, and what those that run reconstructions are asked to do.
 
-`run_job` is the function that a worker executes, here or elsewhere; only paths and small values cross the border.
-What it does is in `node.work`. Knows neither the journal nor the network.
+Only paths and small values cross the border. What `run_job` does is in `node.work`. Knows neither the journal nor the
+network.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from node.errors import TransientError
 from node.log import configure
 from node.records import JobOutcome, JobSpec
 from node.warm import Warmed, use_cache, warm
 
 _THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
+Answer = TypeVar("Answer")
 
 RESULTS = "results"
 
@@ -35,6 +38,11 @@ def run_job(spec: JobSpec) -> JobOutcome:
     from node.work import work  # noqa: PLC0415  brings numba along, which the node's own process never sees
 
     return work(spec)
+
+
+def import_numerics() -> None:
+    """What a process does before its first job."""
+    import node.work  # noqa: F401, PLC0415
 
 
 def recipe_text(setting: str) -> str:
@@ -61,6 +69,100 @@ class Worker(Protocol):
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]: ...
 
     def kill(self) -> None: ...
+
+
+class WorkerLost(TransientError):
+    """The process ended, or was ended, before it answered."""
+
+
+class WorkerSlow(WorkerLost):
+    """It did not answer in time, and was ended."""
+
+
+class NoWorker(TransientError):
+    """A new process does not work; no task is to blame."""
+
+
+class KeptWorker:
+    """A worker that is replaced when it is lost. One thread runs tasks; any may call `end`.
+
+    Parameters
+    ----------
+    new_worker
+        Makes one; called when the first task comes and after a loss.
+    proof
+        What a new one has to do before it gets a task.
+    limit_s
+        For each task.
+
+    Attributes
+    ----------
+    ended
+        Whether `end` was called: no task is run any more.
+    """
+
+    def __init__(self, new_worker: Callable[[], Worker], proof: Callable[[], object], limit_s: float) -> None:
+        self._new_worker = new_worker
+        self._proof = proof
+        self._limit_s = limit_s
+        self._worker: Worker | None = None
+        self._lock = threading.Lock()
+        self.ended = False
+
+    def run(self, task: Callable[..., Answer], *arguments: object) -> Answer:
+        """What the task returns.
+
+        Raises
+        ------
+        WorkerLost, WorkerSlow
+            Also by `end`.
+        NoWorker
+            There is none to run it.
+        """
+        worker = self._proven()
+        try:
+            return self._answer(worker, task, *arguments)
+        except WorkerLost:
+            self._drop(worker)
+            raise
+
+    def end(self) -> None:
+        """Cut off what runs, and run nothing more."""
+        with self._lock:
+            self.ended = True
+            worker = self._worker
+        if worker is not None:
+            worker.kill()
+
+    def _proven(self) -> Worker:
+        with self._lock:
+            if self.ended:
+                raise WorkerLost("no task is run any more")
+            if self._worker is not None:
+                return self._worker
+            worker = self._worker = self._new_worker()
+        try:
+            self._answer(worker, self._proof)
+        except Exception as error:
+            self._drop(worker)
+            if self.ended:
+                raise WorkerLost("no task is run any more") from error
+            raise NoWorker("a new process does not work") from error
+        return worker
+
+    def _answer(self, worker: Worker, task: Callable[..., Answer], *arguments: object) -> Answer:
+        try:
+            answer: Answer = worker.submit(task, *arguments).result(self._limit_s)
+        except TimeoutError as error:
+            raise WorkerSlow(f"no answer within {self._limit_s:g} s") from error
+        except (RuntimeError, CancelledError) as error:  # BrokenProcessPool is a RuntimeError
+            raise WorkerLost("the process ended") from error
+        return answer
+
+    def _drop(self, worker: Worker) -> None:
+        with self._lock:
+            self._worker = None
+        worker.kill()
 
 
 class InlineWorker(Executor):

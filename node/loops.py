@@ -10,7 +10,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -19,7 +18,7 @@ from node.assemble import Verdict, judge
 from node.config import Settings
 from node.errors import Refusal
 from node.headers import Header
-from node.jobs import Worker, job_folder, run_job
+from node.jobs import KeptWorker, NoWorker, Worker, WorkerLost, WorkerSlow, import_numerics, job_folder, run_job
 from node.journal import Journal
 from node.log import get_logger, places
 from node.records import Done, Failed, Gathering, Job, JobOutcome, JobSpec, Result
@@ -167,12 +166,12 @@ class Gatherer:
 
 
 class Reconstructor:
-    """Runs queued jobs, one after the other, in a worker that it replaces when it dies.
+    """Runs queued jobs, one after the other.
 
     Parameters
     ----------
     new_worker
-        Makes a worker; called when the first job comes and after a worker was lost.
+        Makes what runs them.
     done
         Called after deliveries were queued.
     """
@@ -188,11 +187,8 @@ class Reconstructor:
         self._journal = journal
         self._spool = spool
         self._settings = settings
-        self._new_worker = new_worker
+        self._worker = KeptWorker(new_worker, import_numerics, JOB_LIMIT_S)
         self._done = done
-        self._worker: Worker | None = None
-        self._lock = threading.Lock()
-        self._ending = False
         self._ended: tuple[Job, JobOutcome | None, float] | None = None
 
     def step(self) -> None:
@@ -201,7 +197,7 @@ class Reconstructor:
             ended, self._ended = self._ended, None
             self._enter(*ended)
         self._journal.recover()  # of what runs here, nothing does: the node died
-        while not self._ending and (job := self._journal.lease()):
+        while not self._worker.ended and (job := self._journal.lease()):
             if job.attempts > MAX_ATTEMPTS:
                 why = Refusal("node-crash", f"the node ended without a word in {MAX_ATTEMPTS} attempts")
                 self._fail(job, Failed(why, transient=False))
@@ -210,11 +206,7 @@ class Reconstructor:
 
     def end(self) -> None:
         """Start no further job; one that runs is cut off and will start again with the node."""
-        with self._lock:
-            self._ending = True
-            worker = self._worker
-        if worker is not None:
-            worker.kill()
+        self._worker.end()
 
     def _run(self, job: Job) -> None:
         folder = job_folder(job.id)
@@ -231,7 +223,11 @@ class Reconstructor:
         )
         log.info("job started", job=job.id, acquisition=job.acquisition_id, attempt=job.attempts)
         start_s = time.monotonic()
-        outcome = self._outcome(spec)
+        try:
+            outcome = self._outcome(spec)
+        except NoWorker:
+            self._journal.release(job)
+            raise
         self._enter(job, outcome, time.monotonic() - start_s)
 
     def _enter(self, job: Job, outcome: JobOutcome | None, took_s: float) -> None:
@@ -242,7 +238,7 @@ class Reconstructor:
             raise
 
     def _conclude(self, job: Job, outcome: JobOutcome | None, took_s: float) -> None:
-        if self._ending and outcome is None:
+        if self._worker.ended and outcome is None:
             self._journal.release(job)
         elif outcome is None:
             why = Refusal("worker-lost", "the worker process died: out of memory, or killed")
@@ -254,25 +250,13 @@ class Reconstructor:
 
     def _outcome(self, spec: JobSpec) -> JobOutcome | None:
         """What the worker says; None if it is lost."""
-        with self._lock:
-            if self._ending:
-                return None
-            worker = self._worker = self._worker or self._new_worker()
         try:
-            outcome: JobOutcome = worker.submit(run_job, spec).result(JOB_LIMIT_S)
-        except TimeoutError:
-            self._drop(worker)
+            return self._worker.run(run_job, spec)
+        except WorkerSlow:
             limit = f"the reconstruction did not end within {JOB_LIMIT_S / 3600:g} hours"
             return Failed(Refusal("time-limit", limit), transient=False)
-        except (RuntimeError, CancelledError):  # BrokenProcessPool is a RuntimeError
-            self._drop(worker)
+        except WorkerLost:
             return None
-        return outcome
-
-    def _drop(self, worker: Worker) -> None:
-        with self._lock:
-            self._worker = None
-        worker.kill()
 
     def _finish(self, job: Job, done: Done, took_s: float) -> None:
         report, folder = done.report, job_folder(job.id)

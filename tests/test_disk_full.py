@@ -58,7 +58,8 @@ class Scripted(InlineWorker):
         self.ends = list(ends)
 
     def submit(self, fn: object, /, *args: object, **kwargs: object) -> Future[JobOutcome]:
-        del fn, args, kwargs
+        if fn is not run_job:
+            return super().submit(fn, *args, **kwargs)
         future: Future[JobOutcome] = Future()
         future.set_result(self.ends.pop(0))
         return future

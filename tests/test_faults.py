@@ -26,7 +26,7 @@ from node.association import on_open
 from node.config import Peer, Settings
 from node.deliver import echo
 from node.errors import Refusal
-from node.jobs import InlineWorker
+from node.jobs import InlineWorker, run_job
 from node.overview import summaries
 from node.records import Failed, JobOutcome, JobSpec
 from node.service import Node
@@ -212,7 +212,8 @@ class Recording(InlineWorker):
         self.started: list[tuple[float, str, int]] = []
 
     def submit(self, fn: object, /, *args: object, **kwargs: object) -> Future[JobOutcome]:
-        del fn, kwargs
+        if fn is not run_job:
+            return super().submit(fn, *args, **kwargs)
         (spec,) = args
         assert isinstance(spec, JobSpec)
         study = str(pydicom.dcmread(spec.paths[0], stop_before_pixels=True).StudyInstanceUID)

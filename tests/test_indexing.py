@@ -17,8 +17,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 
 from node.dimse import Request, file_head
 from node.inbox import Inbox
-from node.indexing import Indexer, NoReader
-from node.jobs import InlineWorker
+from node.indexing import Indexer
+from node.jobs import InlineWorker, NoWorker
 from node.journal import Journal
 from node.overview import Aside, asides, summaries
 from node.site import Site
@@ -31,8 +31,7 @@ class Fragile(InlineWorker):
     """A process that ends when it reads a certain object."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        files, _ = args
-        if any(POISON in path.read_bytes() for path, _ in files):
+        if args and any(POISON in path.read_bytes() for path, _ in args[0]):
             future: Future[Any] = Future()
             future.set_exception(BrokenExecutor("the process died"))
             return future
@@ -270,9 +269,9 @@ def test_no_object_is_to_blame_for_a_process_that_does_not_start(
     """No memory, no cache folder on a full disk, a program that is being replaced: what came waits."""
     desk.receive(tiny_study[0])
     with monkeypatch.context() as patch:
-        patch.setattr(desk.indexer, "_new_worker", Stillborn)
+        patch.setattr(desk.indexer._reader, "_new_worker", Stillborn)
         for _ in range(2):
-            with pytest.raises(NoReader):
+            with pytest.raises(NoWorker):
                 desk.indexer.step()
     assert (desk.images(), desk.waiting(), desk.asides()) == (0, 1, [])
     desk.indexer.step()
@@ -297,14 +296,14 @@ def test_an_object_whose_reading_the_node_cuts_off_waits(
 
     class Ended(InlineWorker):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-            if not args[0]:
+            if not args:
                 return super().submit(fn, *args, **kwargs)
             attempts.append(self)
             if len(attempts) == 2:
                 desk.indexer.end()
             return Stillborn().submit()
 
-    monkeypatch.setattr(desk.indexer, "_new_worker", Ended)
+    monkeypatch.setattr(desk.indexer._reader, "_new_worker", Ended)
     desk.indexer.step()
     assert (len(attempts), desk.images(), desk.waiting(), desk.asides()) == (2, 0, 1, [])
 

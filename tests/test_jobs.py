@@ -20,7 +20,7 @@ import pytest
 
 from node.config import Peer, Settings
 from node.errors import Refusal
-from node.jobs import InlineWorker, SpawnedWorker, run_job
+from node.jobs import InlineWorker, NoWorker, SpawnedWorker, run_job
 from node.journal import Journal
 from node.loops import MAX_ATTEMPTS, RETRY_AFTER_S, Reconstructor
 from node.overview import Summary, report, summaries
@@ -208,16 +208,22 @@ class Scripted(InlineWorker):
 
     def __init__(self, *ends: JobOutcome | BaseException) -> None:
         self.ends = list(ends)
+        self.starts: list[BaseException] = []
         self.specs: list[JobSpec] = []
         self.killed = 0
 
     def submit(self, fn: object, /, *args: object, **kwargs: object) -> Future[JobOutcome]:
-        del fn, kwargs
-        (spec,) = args
-        assert isinstance(spec, JobSpec)
-        self.specs.append(spec)
+        if fn is not run_job and not self.starts:
+            return super().submit(fn, *args, **kwargs)
         future: Future[JobOutcome] = Future()
-        end = self.ends.pop(0)
+        end: JobOutcome | BaseException
+        if fn is run_job:
+            (spec,) = args
+            assert isinstance(spec, JobSpec)
+            self.specs.append(spec)
+            end = self.ends.pop(0)
+        else:
+            end = self.starts.pop(0)
         if isinstance(end, BaseException):
             future.set_exception(end)
         else:
@@ -320,6 +326,19 @@ def test_a_lost_worker_is_replaced_and_the_job_done_in_the_next_attempt(bench: M
     assert (b.summary.state, b.summary.sentence, b.made, b.worker.killed) == ("delivering", "", 2, 1)
 
 
+@pytest.mark.parametrize("end", [BrokenExecutor("killed"), ImportError("replaced just now"), TimeoutError()])
+def test_no_job_is_to_blame_for_a_process_that_does_not_start(bench: MakeBench, end: Exception) -> None:
+    b = bench(DONE)
+    b.worker.starts = [end] * (MAX_ATTEMPTS + 1)
+    for made in range(1, MAX_ATTEMPTS + 2):
+        with pytest.raises(NoWorker):
+            b.loop.step()
+        assert (b.summary.state, b.summary.attempts, b.summary.sentence) == ("queued", 0, "")
+        assert (b.made, b.worker.killed) == (made, made)
+    b.loop.step()
+    assert (b.summary.state, b.summary.attempts) == ("delivering", 1)
+
+
 def test_a_job_that_always_kills_its_worker_ends_failed_and_the_next_one_runs(bench: MakeBench) -> None:
     b = bench(*[BrokenExecutor("killed")] * MAX_ATTEMPTS, DONE)
     for _ in range(MAX_ATTEMPTS):
@@ -389,7 +408,7 @@ def test_a_killed_worker_really_runs_the_job_again(tmp_path: Path, tiny_study: l
 
     class KilledOnce(SpawnedWorker):
         def submit(self, fn: Callable[..., object], /, *args: object, **kwargs: object) -> Future[object]:
-            if not killed:
+            if fn is run_job and not killed:
                 killed.append(1)
                 return super().submit(die)
             return super().submit(fn, *args, **kwargs)
