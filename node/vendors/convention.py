@@ -25,7 +25,7 @@ Component = Literal["M", "P", "R", "I", "?"]
 """Magnitude, phase, real, imaginary; `?` where the image does not say."""
 
 COMPONENTS: dict[str, Component] = {"M": "M", "P": "P", "R": "R", "I": "I"}
-_ASCII = {VR.CS, VR.DS, VR.IS, VR.UI}
+_ASCII = {VR.CS, VR.DA, VR.DS, VR.DT, VR.IS, VR.TM, VR.UI}
 """Read as they stand in the file: a scan has thousands of them."""
 
 _COMPLEX_IMAGE_COMPONENT: dict[str, Component] = {
