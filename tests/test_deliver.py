@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +14,7 @@ import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from journals import Clock, finish
 from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage, SegmentationStorage
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
@@ -26,7 +26,7 @@ from node.deliveries import LONGEST_PAUSE_S
 from node.journal import Journal
 from node.outbox import FIRST_PAUSE_S, HANDFUL, Outbox, pause_s
 from node.overview import deliveries, summaries
-from node.records import Received, Result
+from node.records import Result
 
 # pynetdicom drops the socket of a refused connection without closing it; the interpreter does, and says so.
 refused_connection = pytest.mark.filterwarnings(
@@ -216,13 +216,6 @@ def test_pauses_grow_scatter_and_stay_below_a_quarter_of_an_hour(attempts: int, 
 # ---------------------------------------------------------------------------------------------------- outbox
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Scripted:
     """A link whose peer does what the desk says."""
 
@@ -261,14 +254,9 @@ class Desk:
         peers = {name: Peer(ae_title=name.upper(), host="127.0.0.1", port=104) for name in ("pacs", "archive")}
         self.settings = Settings(data_dir=tmp_path, peers=peers)
         self.outbox = Outbox(self.journal, self.settings, self.open, clock=self.clock)
-        self.journal.add(Received("1.2", "key", "1", "sha1", "PACS", "{}"))
-        (gathering,) = self.journal.receiving()
-        self.journal.complete(gathering, "default", datetime.now(UTC))
-        job = self.journal.lease()
-        assert job is not None
         self.uids = {f"{s}.{n}" for s in ("qsm", "phase") for n in range(objects)}
         results = [Result(uid.split(".")[0], MRImageStorage, uid, f"{uid}.dcm", "") for uid in sorted(self.uids)]
-        self.journal.finish(job, results, ("pacs", "archive"))
+        finish(self.journal, results, ("pacs", "archive"))
 
     def open(self, name: str, classes: frozenset[str]) -> Link:
         assert classes == {MRImageStorage}

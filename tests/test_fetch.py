@@ -13,12 +13,12 @@ from typing import Any
 
 import pydicom
 import pytest
+from journals import Clock, arrive
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage
 from pynetdicom import AE, build_context, evt
 from typer.testing import CliRunner
 
-from node.assemble import acquisition_key
 from node.association import on_open
 from node.cli import app
 from node.config import ConfigError, Peer, Settings, load
@@ -31,7 +31,7 @@ from node.jobs import InlineWorker
 from node.journal import Journal
 from node.overview import Fetch, fetches, summaries
 from node.query import FIND, MOVE, Query
-from node.records import Failed, Received
+from node.records import Failed
 from node.service import Node
 
 INCOMPLETE = Refusal("incomplete", "echo 3: 15 of 16 phase slices")
@@ -144,27 +144,17 @@ def _answer(**values: object) -> Dataset:
     return found
 
 
-class Clock:
-    now = 1e6
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Desk:
     """A journal with an incomplete acquisition, and a fetcher whose archive need not be there."""
 
     def __init__(self, images: Sequence[Dataset], peer: Peer) -> None:
-        self.clock = Clock()
+        self.clock = Clock(1e6)
         self.journal = Journal(None, self.clock)
         self.fetcher = Fetcher(self.journal, Settings(peers={"archive": peer}))
         self.add(images)
 
     def add(self, images: Sequence[Dataset]) -> None:
-        for ds in images:
-            header = read_header(ds)
-            uid = header.sop_instance_uid
-            self.journal.add(Received(header.study_uid, acquisition_key(header), uid, uid, "MR", header.to_json()))
+        arrive(self.journal, map(read_header, images))
 
     def settle(self, why: Refusal = INCOMPLETE) -> None:
         self.clock.now += 1
