@@ -15,6 +15,7 @@ from typing import Any
 
 import pydicom
 import pytest
+from associations import refused_connection
 from journals import Clock, finish
 from pydicom.uid import MRImageStorage, SegmentationStorage
 
@@ -28,10 +29,7 @@ from node.overview import deliveries, summaries
 from node.records import Result
 from node.stow import StowLink
 
-# pynetdicom drops the socket of a refused connection without closing it; the interpreter does, and says so.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = refused_connection
 
 OBJECTS = 18
 HOUR_S = 3600.0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from associations import listen
 from journals import Clock, finish
 from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage
@@ -47,12 +48,7 @@ class Archive:
     def __enter__(self) -> Archive:
         self._ae = AE("ARCHIVE")
         self._ae.add_supported_context(PUSH_MODEL)
-        handlers: list[evt.EventHandlerType] = [
-            (evt.EVT_CONN_OPEN, on_open), (evt.EVT_N_ACTION, self._on_action), (evt.EVT_PDU_SENT, self._on_sent),
-        ]  # fmt: skip
-        server = self._ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-        assert server is not None
-        self.port: int = server.server_address[1]
+        self.port = listen(self._ae, (evt.EVT_N_ACTION, self._on_action), (evt.EVT_PDU_SENT, self._on_sent))
         return self
 
     def __exit__(self, *_: object) -> None:

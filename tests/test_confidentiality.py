@@ -31,6 +31,7 @@ from typing import Any
 import pydicom
 import pynetdicom
 import pytest
+from associations import listen, refused_connection
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -282,13 +283,10 @@ class Pacs:
         self.node_port = 0
 
     def __enter__(self) -> Pacs:
-        handlers: list[evt.EventHandlerType] = [
-            (evt.EVT_CONN_OPEN, on_open), (evt.EVT_C_STORE, self._on_store), (evt.EVT_N_ACTION, self._on_action),
+        self.port = listen(
+            self._ae, (evt.EVT_C_STORE, self._on_store), (evt.EVT_N_ACTION, self._on_action),
             (evt.EVT_C_FIND, self._on_find),
-        ]  # fmt: skip
-        server = self._ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-        assert server is not None
-        self.port: int = server.server_address[1]
+        )  # fmt: skip
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -508,7 +506,7 @@ def send_strange_messages(scanner: Scanner, data: bytes, uid: str) -> None:
         scanner.play(*changed)
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+@refused_connection
 def test_a_site_at_work(
     tmp_path: Path, tiny_study: list[Path], eventually: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Self
 
 import pydicom
 import pytest
+from associations import listen, refused_connection
 from hypothesis import given
 from hypothesis import strategies as st
 from journals import Clock, finish
@@ -19,7 +20,6 @@ from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
 
-from node.association import on_open
 from node.config import Peer, Settings
 from node.deliver import Item, Link, Sent, StoreLink, Unreachable, echo, judged
 from node.deliveries import LONGEST_PAUSE_S
@@ -27,11 +27,6 @@ from node.journal import Journal
 from node.outbox import FIRST_PAUSE_S, HANDFUL, Outbox, pause_s
 from node.overview import deliveries, summaries
 from node.records import Result
-
-# pynetdicom drops the socket of a refused connection without closing it; the interpreter does, and says so.
-refused_connection = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
 
 Handler = Callable[[evt.Event], int]
 
@@ -48,12 +43,8 @@ def pacs() -> Iterator[Callable[..., Peer]]:
         ae.add_supported_context(Verification)
         for uid in classes:
             ae.add_supported_context(uid, *([syntax] if syntax else []))
-        server = ae.start_server(
-            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_CONN_OPEN, on_open), (evt.EVT_C_STORE, handler)]
-        )
-        assert server is not None
         running.append(ae)
-        return Peer(ae_title="PACS", host="127.0.0.1", port=server.server_address[1])
+        return Peer(ae_title="PACS", host="127.0.0.1", port=listen(ae, (evt.EVT_C_STORE, handler)))
 
     yield start
     for ae in running:
@@ -504,12 +495,10 @@ class Unruly:
             MRImageStorage, *([JPEG2000Lossless] if self.fault == "accepts only a transfer syntax" else [])
         )
         self._ae.require_calling_aet = ["SOMEBODY"] if self.fault == "rejects the association" else []
-        handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, on_open), (evt.EVT_C_STORE, self._store)]
+        handlers: list[evt.EventHandlerType] = [(evt.EVT_C_STORE, self._store)]
         if self.fault == "aborts at once":
             handlers.append((evt.EVT_ESTABLISHED, lambda event: event.assoc.abort()))
-        server = self._ae.start_server(("127.0.0.1", self._port), block=False, evt_handlers=handlers)
-        assert server is not None
-        self._port = server.server_address[1]
+        self._port = listen(self._ae, *handlers, port=self._port)
         self.peer = Peer(ae_title="PACS", host="127.0.0.1", port=self._port)
         if self.fault == "is down":
             self._ae.shutdown()

@@ -19,12 +19,11 @@ from typing import Any
 
 import pydicom
 import pytest
+from associations import store
 from journals import DERIVED_AT, Clock, queue
 from pydicom.uid import MRImageStorage
-from pynetdicom import AE, evt
 
 from node import files, lanes, loopback, service
-from node.association import on_open
 from node.cleaning import Cleaner
 from node.config import Peer, Settings
 from node.deliver import Item, Link, Sent
@@ -298,13 +297,7 @@ class Small:
 
     def send(self, datasets: Sequence[pydicom.Dataset]) -> list[int]:
         """The answers."""
-        ae = AE("SCANNER")
-        ae.add_requested_context(MRImageStorage)
-        port = self.events("node started")[0]["port"]
-        assoc = ae.associate("127.0.0.1", port, ae_title="QSMNODE", evt_handlers=[(evt.EVT_CONN_OPEN, on_open)])
-        statuses = [assoc.send_c_store(ds).Status for ds in datasets]
-        assoc.release()
-        return statuses
+        return store(self.events("node started")[0]["port"], *datasets)
 
     def stop(self) -> None:
         """End it; then its journal is whole, and no object is half there."""

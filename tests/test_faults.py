@@ -18,6 +18,7 @@ from typing import Any
 import pydicom
 import pynetdicom
 import pytest
+from associations import association
 from pydicom.uid import MRImageStorage, generate_uid
 from pynetdicom import AE, evt
 
@@ -306,12 +307,9 @@ def test_bad_input_is_named_and_the_node_goes_on(
 
     truncated = tmp_path / "truncated.dcm"
     truncated.write_bytes(tiny_study[50].read_bytes()[:-1000])
-    ae = AE("SCANNER")
-    ae.add_requested_context(MRImageStorage)
     monkeypatch.setattr(pynetdicom._config, "STORE_SEND_CHUNKED_DATASET", True)
-    assoc = ae.associate("127.0.0.1", served.port, ae_title="QSMNODE", evt_handlers=[(evt.EVT_CONN_OPEN, on_open)])
-    assert assoc.send_c_store(truncated).Status == 0x0000
-    assoc.release()
+    with association(served.port) as assoc:
+        assert assoc.send_c_store(truncated).Status == 0x0000
     monkeypatch.undo()
 
     with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:

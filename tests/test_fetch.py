@@ -13,13 +13,13 @@ from typing import Any
 
 import pydicom
 import pytest
+from associations import listen, store
 from journals import Clock, arrive
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage
 from pynetdicom import AE, build_context, evt
 from typer.testing import CliRunner
 
-from node.association import on_open
 from node.cli import app
 from node.config import ConfigError, Peer, Settings, load
 from node.deliver import Unreachable
@@ -64,12 +64,7 @@ class Archive:
     def __enter__(self) -> Archive:
         self._ae = AE("ARCHIVE")
         self._ae.supported_contexts = [build_context(FIND), build_context(MOVE)]
-        handlers: list[evt.EventHandlerType] = [
-            (evt.EVT_CONN_OPEN, on_open), (evt.EVT_C_FIND, self._find), (evt.EVT_C_MOVE, self._move),
-        ]  # fmt: skip
-        server = self._ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-        assert server is not None
-        self.port: int = server.server_address[1]
+        self.port = listen(self._ae, (evt.EVT_C_FIND, self._find), (evt.EVT_C_MOVE, self._move))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -195,12 +190,7 @@ class Refuses(InlineWorker):
 
 
 def send(port: int, datasets: Sequence[Dataset], title: str) -> None:
-    ae = AE(title)
-    ae.add_requested_context(MRImageStorage)
-    assoc = ae.associate("127.0.0.1", port, ae_title="QSMNODE", evt_handlers=[(evt.EVT_CONN_OPEN, on_open)])
-    for ds in datasets:
-        assert assoc.send_c_store(ds).Status == 0
-    assoc.release()
+    assert set(store(port, *datasets, calling=title)) == {0x0000}
 
 
 def codes(node: Node) -> list[str]:

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -18,16 +17,15 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from associations import store
 from journals import arrive, lease
 from pydicom.dataset import Dataset
-from pydicom.uid import MRImageStorage, SecondaryCaptureImageStorage
-from pynetdicom import AE, evt
+from pydicom.uid import SecondaryCaptureImageStorage
 from rich.console import Console
 
 from node import loopback
 from node.advice import ADVICE, advice_on
 from node.assemble import acquisition_key
-from node.association import on_open
 from node.capture import SIZE, draw, write_notice
 from node.config import Peer, Settings
 from node.errors import Refusal
@@ -546,15 +544,8 @@ def settings_for(folder: Path, pacs: loopback.Pacs, notice_after_s: float = 1.2)
 
 
 def send(images: Sequence[Dataset | Path], port: int) -> None:
-    """C-STORE, of any class."""
-    ae = AE("SCANNER")
-    for sop_class in (MRImageStorage, SecondaryCaptureImageStorage):
-        ae.add_requested_context(sop_class)
-    assoc = ae.associate("127.0.0.1", port, ae_title="QSMNODE", evt_handlers=[(evt.EVT_CONN_OPEN, on_open)])
-    for image in images:
-        ds = pydicom.dcmread(image) if isinstance(image, Path) else deepcopy(image)
-        assert assoc.send_c_store(ds).Status == 0x0000
-    assoc.release()
+    datasets = [pydicom.dcmread(image) if isinstance(image, Path) else image for image in images]
+    assert set(store(port, *datasets)) == {0x0000}
 
 
 def states(node: Node) -> list[str]:

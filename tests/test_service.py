@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from associations import refused_connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from journals import arrive, lease, queue
@@ -29,11 +30,6 @@ from node.overview import asides, summaries
 from node.recipes import RecipeError
 from node.records import Received
 from node.service import CannotStart, Node, check
-
-# pynetdicom drops the socket of a refused connection without closing it; the interpreter does, and says so.
-refused_connection = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
 
 QUIET_S = 60.0
 
