@@ -184,9 +184,7 @@ class Refuses(InlineWorker):
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         del fn, args, kwargs
-        future: Future[Any] = Future()
-        future.set_result(Failed(Refusal("bad-input", "not in this test"), transient=False))
-        return future
+        return super().submit(Failed, Refusal("bad-input", "not in this test"), transient=False)
 
 
 def send(port: int, datasets: Sequence[Dataset], title: str) -> None:
