@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ import pydicom
 import pynetdicom
 import pytest
 from associations import association
-from pydicom.uid import MRImageStorage, generate_uid
+from dicom_sets import renewed
+from pydicom.uid import MRImageStorage
 from pynetdicom import AE, evt
 
 from node import loopback
@@ -221,18 +222,6 @@ class Recording(InlineWorker):
         return super().submit(Failed, Refusal("test", "not reconstructed here"), transient=False)
 
 
-def copied(study: Sequence[Path], folder: Path) -> list[pydicom.Dataset]:
-    """The study again, as another one: all UIDs are new."""
-    datasets = []
-    for path in study:
-        ds = pydicom.dcmread(path)
-        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
-            ds[keyword].value = generate_uid(entropy_srcs=[folder.name, ds[keyword].value])
-        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-        datasets.append(ds)
-    return datasets
-
-
 ORDERS: dict[str, Callable[[pydicom.Dataset], Any]] = {
     "slice-major": lambda ds: (ds.ImagePositionPatient[2], ds.EchoTime, ds.SeriesNumber),
     "echo-major": lambda ds: (ds.EchoTime, ds.SeriesNumber, ds.ImagePositionPatient[2]),
@@ -248,7 +237,8 @@ def test_whatever_the_order_one_job_starts_after_the_last_image(
     One keeps its association open during the pauses, the others open a new one for every burst.
     """
     quiet_s, bursts = 2.0, 6
-    studies = {name: sorted(copied(tiny_study, tmp_path / name), key=order) for name, order in ORDERS.items()}
+    images = [pydicom.dcmread(path) for path in tiny_study]
+    studies = {name: sorted(renewed(images, name), key=order) for name, order in ORDERS.items()}
     ended: dict[str, float] = {}
     statuses: list[int] = []
 

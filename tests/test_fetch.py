@@ -14,6 +14,7 @@ from typing import Any
 import pydicom
 import pytest
 from associations import listen, store
+from dicom_sets import renewed
 from journals import Clock, arrive
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage
@@ -409,20 +410,13 @@ def test_an_archive_that_answers_nothing_holds_up_nobody(
     with Node(settings, Refuses) as node:
         send(node.port, images[:-1], "ARCHIVE")
         eventually(lambda: archive.asked, "it is asked")
-        send(node.port, [other_study(ds) for ds in images], "ARCHIVE")
+        send(node.port, renewed(images, "next"), "ARCHIVE")
         eventually(lambda: "bad-input" in codes(node), "the next scan is processed")
         began = time.monotonic()
     assert time.monotonic() - began < 30
     journal = Journal(tmp_path / "data" / "journal.sqlite")
     assert [f.state for f in fetches(journal, 1)] == ["asking"]
     journal.close()
-
-
-def other_study(ds: Dataset) -> Dataset:
-    ds = deepcopy(ds)
-    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
-        setattr(ds, keyword, f"{ds[keyword].value[:60]}.9")
-    return ds
 
 
 def test_uids_that_are_none_are_not_used(images: list[Dataset], archive: Archive) -> None:
