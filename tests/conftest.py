@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import logging
 import os
@@ -13,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -28,6 +28,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Kernels are compiled once for all test processes and for the workers that nodes under test spawn.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "numba"))
+
+# What several tests need lies in modules beside them, which they import by name.
+sys.path.append(str(Path(__file__).parent))
 
 PEERS = {
     "Orthanc": "apt-get install orthanc orthanc-dicomweb",
@@ -72,41 +75,28 @@ def vendor_data() -> Path:
     return path
 
 
-def _neighbour(name: str) -> ModuleType:
-    """The module of this folder with that name."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 @pytest.fixture(scope="session")
 def dicom_sets() -> ModuleType:
     """Builders of small scans as vendors write them: `tests/dicom_sets.py`."""
-    return _neighbour("dicom_sets")
+    return import_module("dicom_sets")
 
 
 @pytest.fixture(scope="session")
 def killing() -> ModuleType:
     """Scanners, a node to be killed, and an archive: `tests/killing.py`."""
-    return _neighbour("killing")
+    return import_module("killing")
 
 
 @pytest.fixture(scope="session")
 def crash_states() -> ModuleType:
-    """What a loss of power may leave: `tests/crash_states.py`, on `disk_model.py` and `system_calls.py`."""
-    _neighbour("system_calls")
-    _neighbour("disk_model")
-    return _neighbour("crash_states")
+    """What a loss of power may leave: `tests/crash_states.py`."""
+    return import_module("crash_states")
 
 
 @pytest.fixture(scope="session")
 def strace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, Sequence[str]], list[str]]:
     """``strace(output, program)`` is the command that traces a program; skips where that is not permitted."""
-    command = partial(_neighbour("system_calls").traced, find_peer("strace"))
+    command = partial(import_module("system_calls").traced, find_peer("strace"))
     trial = command(tmp_path_factory.mktemp("strace") / "trial.txt", [sys.executable, "-S", "-c", ""])
     ended = subprocess.run(trial, capture_output=True, text=True, check=False)
     if ended.returncode:
@@ -117,19 +107,19 @@ def strace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, Sequence
 @pytest.fixture(scope="session")
 def bad_peer() -> ModuleType:
     """A PACS that does what it should not: `tests/bad_peer.py`."""
-    return _neighbour("bad_peer")
+    return import_module("bad_peer")
 
 
 @pytest.fixture(scope="session")
 def stow() -> ModuleType:
     """A DICOMweb server that answers what its script says: `tests/test_stow.py`."""
-    return _neighbour("test_stow")
+    return import_module("test_stow")
 
 
 @pytest.fixture(scope="session")
 def new_authority(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """``new_authority("name")`` is an `Authority` of `tests/authority.py`, that issues certificates."""
-    openssl, made = find_peer("openssl"), _neighbour("authority")
+    openssl, made = find_peer("openssl"), import_module("authority")
     return lambda name="authority": made.Authority(openssl, tmp_path_factory.mktemp("authority"), name)
 
 

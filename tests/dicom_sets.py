@@ -14,7 +14,7 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.misc import is_dicom
-from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from recon.types import Acquisition, Geometry
@@ -203,6 +203,16 @@ def repeated(images: list[Dataset], series_offset: int) -> list[Dataset]:
         ds.SeriesInstanceUID = f"{ds.SeriesInstanceUID}.{series_offset}"
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{ds.SOPInstanceUID}.{series_offset}"
     return again
+
+
+def renewed(images: Iterable[Dataset], name: str) -> list[Dataset]:
+    """The study as another one of that name: all UIDs are new."""
+    other = [deepcopy(ds) for ds in images]
+    for ds in other:
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
+            ds[keyword].value = generate_uid(entropy_srcs=[name, ds[keyword].value])
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    return other
 
 
 def reversed_slices(scan: Acquisition) -> Acquisition:

@@ -16,8 +16,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
+import dicom_sets
 import pydicom
-from pydicom.uid import MRImageStorage, generate_uid
+from pydicom.uid import MRImageStorage
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 
@@ -234,11 +235,7 @@ class Scanner(threading.Thread):
 
 def renewed(study: Sequence[Path], name: str) -> list[pydicom.Dataset]:
     """The study as another one, in an order of its own: all UIDs are new."""
-    datasets = [pydicom.dcmread(path) for path in study]
-    for ds in datasets:
-        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
-            ds[keyword].value = generate_uid(entropy_srcs=[name, ds[keyword].value])
-        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    datasets = dicom_sets.renewed(map(pydicom.dcmread, study), name)
     random.Random(name).shuffle(datasets)
     return datasets
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from associations import listen
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 
@@ -73,13 +74,12 @@ def test_that_an_association_ended_is_told_to_everybody_who_asks() -> None:
 def test_many_messages_in_a_row_are_all_answered_at_once() -> None:
     ae = AE("ECHO")
     ae.add_supported_context(VERIFICATION)
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_CONN_OPEN, on_open)])
-    assert server is not None
+    port = listen(ae)
     sender = AE("SENDER")
     sender.dimse_timeout = 5
     sender.add_requested_context(VERIFICATION)
     handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, on_open)]
-    association = sender.associate("127.0.0.1", server.server_address[1], evt_handlers=handlers)
+    association = sender.associate("127.0.0.1", port, evt_handlers=handlers)
     try:
         assert association.is_established
         connection = association.dul.socket.socket

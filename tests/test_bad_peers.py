@@ -8,7 +8,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +15,8 @@ from typing import Any
 
 import pydicom
 import pytest
+from associations import refused_connection
+from journals import Clock, finish
 from pydicom.uid import MRImageStorage, SegmentationStorage
 
 from node import deliver
@@ -25,30 +26,20 @@ from node.deliveries import LONGEST_PAUSE_S
 from node.journal import Journal
 from node.outbox import FIRST_PAUSE_S, Outbox
 from node.overview import deliveries, summaries
-from node.records import Received, Result
+from node.records import Result
 from node.stow import StowLink
 
-# pynetdicom drops the socket of a refused connection without closing it; the interpreter does, and says so.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = refused_connection
 
 OBJECTS = 18
 HOUR_S = 3600.0
-
-
-class Clock:
-    now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Sender:
     """A journal with one finished job, and the outbox that delivers it; both may be started anew."""
 
     def __init__(self, folder: Path, study: list[Path]) -> None:
-        self.folder, self.clock = folder, Clock()
+        self.folder, self.clock = folder, Clock(1_700_000_000.0)
         self.port = 1
         self.paths: dict[str, Path] = {}
         for n, source in enumerate(study[:OBJECTS]):
@@ -60,11 +51,6 @@ class Sender:
             ds.save_as(self.paths[f"2.25.{n}"])
         self.open_link: Callable[[str, frozenset[str]], Link] = self._connect
         self.start()
-        self.journal.add(Received("1.2", "key", "1", "sha1", "PACS", "{}"))
-        (gathering,) = self.journal.receiving()
-        self.journal.complete(gathering, "default", datetime.now(UTC))
-        job = self.journal.lease()
-        assert job is not None
         results = [
             Result(
                 "mask" if n == 0 else "qsm", SegmentationStorage if n == 0 else MRImageStorage, uid, path.name, sha
@@ -72,7 +58,7 @@ class Sender:
             for n, (uid, path) in enumerate(self.paths.items())
             for sha in (hashlib.sha256(path.read_bytes()).hexdigest(),)
         ]
-        self.journal.finish(job, results, ("pacs",))
+        finish(self.journal, results, ("pacs",))
 
     def _connect(self, _: str, classes: frozenset[str]) -> Link:
         peer = deliver.Peer(ae_title="PACS", host="127.0.0.1", port=self.port)

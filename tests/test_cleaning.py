@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from journals import lease
 from pydicom.uid import MRImageStorage
 
 from node.cleaning import Cleaner
@@ -70,8 +71,7 @@ class Node:
         """An acquisition whose job is done; its number."""
         acquisition = self.receive(key, images)
         self.journal.complete(self.journal.receiving()[-1], "default", datetime.now(UTC))
-        job = self.journal.lease()
-        assert job is not None
+        job = lease(self.journal)
         folder = self.folder / job_folder(job.id)
         folder.mkdir(parents=True)
         (folder / "qsm-0001.dcm").write_bytes(bytes(IMAGE))
@@ -164,8 +164,7 @@ def test_committed_refused_and_failed_ones_go(node: Node) -> None:
     node.journal.settle(node.journal.receiving()[0], "refused", Refusal("no-phase", "no phase"))
     node.receive("c")
     node.journal.complete(node.journal.receiving()[0], "default", datetime.now(UTC))
-    job = node.journal.lease()
-    assert job is not None
+    job = lease(node.journal)
     node.journal.fail(job, Refusal("no-mask", "no brain"), None)
     node.now += 8 * DAY_S
     node.cleaner.step()

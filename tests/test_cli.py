@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from journals import lease
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -71,12 +72,9 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     delivered, failed, lacking = journal.receiving()
     for gathering in (delivered, failed):
         journal.complete(gathering, "default", datetime.now(UTC))
-    job = journal.lease()
-    assert job is not None
-    journal.finish(job, [Result("qsm", "1.2", "7.7", "p", "s")], ("pacs",), REPORT.to_json())
+    journal.finish(lease(journal), [Result("qsm", "1.2", "7.7", "p", "s")], ("pacs",), REPORT.to_json())
     journal.deliveries.enter([Attempt(journal.deliveries.due()[0], "delivered")])
-    job = journal.lease()
-    assert job is not None
+    job = lease(journal)
     journal.fail(job, Refusal("no-mask", "no brain was found in the magnitude: a mask has to be supplied"), None)
     sentence = "echo 4: 71 of 72 phase slices; missing position -12.5 mm; " + "and much more " * 10
     journal.settle(lacking, "incomplete", Refusal("incomplete", sentence))

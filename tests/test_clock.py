@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from journals import arrive, lease
 from pydicom.uid import MRImageStorage
 
-from node.assemble import acquisition_key
 from node.cleaning import Cleaner
 from node.config import Peer, Settings
 from node.deliver import Link, Unreachable
@@ -22,7 +22,7 @@ from node.loops import RETRY_AFTER_S, Gatherer
 from node.notices import Notifier
 from node.outbox import FIRST_PAUSE_S, Outbox
 from node.overview import summaries
-from node.records import Attempt, Received, Result
+from node.records import Attempt, Result
 from node.spool import Spool
 
 HOUR_S = 3600.0
@@ -83,11 +83,10 @@ class Site:
 
     def receive(self, images: int) -> None:
         for header in self.headers[:images]:
-            uid = header.sop_instance_uid
-            path = self.spool.path(uid)
+            path = self.spool.path(header.sop_instance_uid)
             path.write_bytes(b"pixels")
             os.utime(path, (self.wall_s, self.wall_s))
-            self.journal.add(Received(header.study_uid, acquisition_key(header), uid, uid, "PACS", header.to_json()))
+        arrive(self.journal, self.headers[:images])
 
     @property
     def state(self) -> str:
@@ -98,9 +97,7 @@ class Site:
         self.receive(len(self.headers))
         self.step()
         self.passes(QUIET_S + 1)
-        job = self.journal.lease()
-        assert job is not None
-        self.journal.finish(job, [Result("qsm", MRImageStorage, "2.25.1", "1.dcm", "x")], ("pacs",))
+        self.journal.finish(lease(self.journal), [Result("qsm", MRImageStorage, "2.25.1", "1.dcm", "x")], ("pacs",))
 
 
 @pytest.fixture
@@ -128,8 +125,7 @@ def test_a_job_is_tried_again_no_later_than_was_meant(site: Site, jump_s: float)
     site.receive(len(site.headers))
     site.step()
     site.passes(QUIET_S + 1)
-    job = site.journal.lease()
-    assert job is not None
+    job = lease(site.journal)
     site.journal.fail(job, BROKEN, RETRY_AFTER_S)
     site.wall_s += jump_s
     site.passes(RETRY_AFTER_S)
@@ -167,8 +163,7 @@ def test_the_page_of_a_study_comes_neither_early_nor_late(site: Site, jump_s: fl
     site.passes(NOTICE_S - 10)
     assert site.journal.lease() is None
     site.passes(11)
-    job = site.journal.lease()
-    assert job is not None
+    job = lease(site.journal)
     assert job.notice is not None
 
 

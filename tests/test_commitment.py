@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from associations import listen
+from journals import Clock, finish
 from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage
 from pynetdicom import AE, build_role, evt
@@ -26,7 +27,7 @@ from node.journal import Journal
 from node.outbox import FIRST_PAUSE_S
 from node.overview import deliveries, summaries
 from node.receive import Receiver
-from node.records import Attempt, Received, Result
+from node.records import Attempt, Result
 from node.spool import Spool
 
 Way = Literal["same association", "new association", "new association without roles", "nothing", "refuses"]
@@ -47,12 +48,7 @@ class Archive:
     def __enter__(self) -> Archive:
         self._ae = AE("ARCHIVE")
         self._ae.add_supported_context(PUSH_MODEL)
-        handlers: list[evt.EventHandlerType] = [
-            (evt.EVT_CONN_OPEN, on_open), (evt.EVT_N_ACTION, self._on_action), (evt.EVT_PDU_SENT, self._on_sent),
-        ]  # fmt: skip
-        server = self._ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-        assert server is not None
-        self.port: int = server.server_address[1]
+        self.port = listen(self._ae, (evt.EVT_N_ACTION, self._on_action), (evt.EVT_PDU_SENT, self._on_sent))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,13 +106,6 @@ def report_on(request: Dataset, lacks: set[str]) -> Dataset:
     return report
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Desk:
     """A journal with three objects that are stored at the archive, and a node's listener."""
 
@@ -126,13 +115,8 @@ class Desk:
         other = Peer(ae_title="OTHER", host="127.0.0.1", port=archive.port)
         self.settings = Settings(port=0, data_dir=folder, peers={"archive": peer, "other": other})
         self.open()
-        self.journal.add(Received("1.2", "key", "1", "sha1", "ARCHIVE", "{}"))
-        (gathering,) = self.journal.receiving()
-        self.journal.complete(gathering, "default", datetime.now(UTC))
-        job = self.journal.lease()
-        assert job is not None
         results = [Result("qsm", MRImageStorage, f"2.25.{n}", f"{n}.dcm", "x") for n in range(3)]
-        self.journal.finish(job, results, ("archive",))
+        finish(self.journal, results, ("archive",))
         self.store()
 
     def open(self) -> None:

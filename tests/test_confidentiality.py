@@ -31,6 +31,8 @@ from typing import Any
 import pydicom
 import pynetdicom
 import pytest
+from associations import listen, refused_connection
+from dicom_sets import renewed
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -282,13 +284,10 @@ class Pacs:
         self.node_port = 0
 
     def __enter__(self) -> Pacs:
-        handlers: list[evt.EventHandlerType] = [
-            (evt.EVT_CONN_OPEN, on_open), (evt.EVT_C_STORE, self._on_store), (evt.EVT_N_ACTION, self._on_action),
+        self.port = listen(
+            self._ae, (evt.EVT_C_STORE, self._on_store), (evt.EVT_N_ACTION, self._on_action),
             (evt.EVT_C_FIND, self._on_find),
-        ]  # fmt: skip
-        server = self._ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-        assert server is not None
-        self.port: int = server.server_address[1]
+        )  # fmt: skip
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -433,15 +432,6 @@ def scans(files: Sequence[Path]) -> list[Dataset]:
     return [marked(pydicom.dcmread(path)) for path in files]
 
 
-def of_study(datasets: Sequence[Dataset], number: int) -> list[Dataset]:
-    """Copies as another study."""
-    copies = [deepcopy(ds) for ds in datasets]
-    for ds in copies:
-        for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
-            setattr(ds, keyword, f"{ds[keyword].value[:50]}.{number}")
-    return copies
-
-
 def send_nonsense(scanner: Scanner, images: Sequence[Dataset]) -> None:
     """Everything that is answered with a failure, ignored or counted aside."""
     first, uid = encoded(images[0]), images[0].SOPInstanceUID
@@ -508,7 +498,7 @@ def send_strange_messages(scanner: Scanner, data: bytes, uid: str) -> None:
         scanner.play(*changed)
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+@refused_connection
 def test_a_site_at_work(
     tmp_path: Path, tiny_study: list[Path], eventually: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -528,14 +518,14 @@ def test_a_site_at_work(
             scanner, images = Scanner(served.port()), scans(tiny_study)
             pacs.node_port = served.port()
             scanner.store_all(images)
-            scanner.store_all(of_study(images[:-1], 2))  # incomplete
-            scanner.store_all(of_study([ds for ds in images if ds.ImageType[2] == "M"], 3))  # no phase
-            scanner.store_all(of_study(images, 6), unusual)  # highdicom raises, and quotes a value
-            blank = of_study(images, 4)
+            scanner.store_all(renewed(images[:-1], "incomplete"))
+            scanner.store_all(renewed([ds for ds in images if ds.ImageType[2] == "M"], "no phase"))
+            scanner.store_all(renewed(images, "unusual"), unusual)  # highdicom raises, and quotes a value
+            blank = renewed(images, "blank")
             for ds in blank:
                 ds.PixelData = bytes(len(ds.PixelData))
             scanner.store_all(blank)
-            send_nonsense(scanner, of_study(images, 5))
+            send_nonsense(scanner, renewed(images, "nonsense"))
             eventually(lambda: len(pacs.stored) >= 24 and web.asked >= 5, "results are delivered", 120)
             eventually(
                 lambda: not {a["state"] for a in served.acquisitions().values()} & {"receiving", "queued", "running"},
@@ -607,7 +597,7 @@ def test_what_an_exception_quotes_is_told_to_nobody(
         with monkeypatch.context() as patch:
             patch.setattr(node.journal, "add", fails)
             patch.setattr(node.journal, "receiving", fails)
-            (other,) = of_study(images[:1], 2)
+            (other,) = renewed(images[:1], "other")
             assert scanner.store(encoded(other), other.SOPInstanceUID) == 0x0000
             patch.setattr("node.inbox.Arrival.seal", fails)
             assert scanner.store(encoded(other), other.SOPInstanceUID) in {0x0110, 0xA700}

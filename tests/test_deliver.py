@@ -7,31 +7,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 import pydicom
 import pytest
+from associations import listen, refused_connection
 from hypothesis import given
 from hypothesis import strategies as st
+from journals import Clock, finish
 from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage, SegmentationStorage
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
 
-from node.association import on_open
 from node.config import Peer, Settings
 from node.deliver import Item, Link, Sent, StoreLink, Unreachable, echo, judged
 from node.deliveries import LONGEST_PAUSE_S
 from node.journal import Journal
 from node.outbox import FIRST_PAUSE_S, HANDFUL, Outbox, pause_s
 from node.overview import deliveries, summaries
-from node.records import Received, Result
-
-# pynetdicom drops the socket of a refused connection without closing it; the interpreter does, and says so.
-refused_connection = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
+from node.records import Result
 
 Handler = Callable[[evt.Event], int]
 
@@ -48,12 +43,8 @@ def pacs() -> Iterator[Callable[..., Peer]]:
         ae.add_supported_context(Verification)
         for uid in classes:
             ae.add_supported_context(uid, *([syntax] if syntax else []))
-        server = ae.start_server(
-            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_CONN_OPEN, on_open), (evt.EVT_C_STORE, handler)]
-        )
-        assert server is not None
         running.append(ae)
-        return Peer(ae_title="PACS", host="127.0.0.1", port=server.server_address[1])
+        return Peer(ae_title="PACS", host="127.0.0.1", port=listen(ae, (evt.EVT_C_STORE, handler)))
 
     yield start
     for ae in running:
@@ -216,13 +207,6 @@ def test_pauses_grow_scatter_and_stay_below_a_quarter_of_an_hour(attempts: int, 
 # ---------------------------------------------------------------------------------------------------- outbox
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Scripted:
     """A link whose peer does what the desk says."""
 
@@ -261,14 +245,9 @@ class Desk:
         peers = {name: Peer(ae_title=name.upper(), host="127.0.0.1", port=104) for name in ("pacs", "archive")}
         self.settings = Settings(data_dir=tmp_path, peers=peers)
         self.outbox = Outbox(self.journal, self.settings, self.open, clock=self.clock)
-        self.journal.add(Received("1.2", "key", "1", "sha1", "PACS", "{}"))
-        (gathering,) = self.journal.receiving()
-        self.journal.complete(gathering, "default", datetime.now(UTC))
-        job = self.journal.lease()
-        assert job is not None
         self.uids = {f"{s}.{n}" for s in ("qsm", "phase") for n in range(objects)}
         results = [Result(uid.split(".")[0], MRImageStorage, uid, f"{uid}.dcm", "") for uid in sorted(self.uids)]
-        self.journal.finish(job, results, ("pacs", "archive"))
+        finish(self.journal, results, ("pacs", "archive"))
 
     def open(self, name: str, classes: frozenset[str]) -> Link:
         assert classes == {MRImageStorage}
@@ -516,12 +495,10 @@ class Unruly:
             MRImageStorage, *([JPEG2000Lossless] if self.fault == "accepts only a transfer syntax" else [])
         )
         self._ae.require_calling_aet = ["SOMEBODY"] if self.fault == "rejects the association" else []
-        handlers: list[evt.EventHandlerType] = [(evt.EVT_CONN_OPEN, on_open), (evt.EVT_C_STORE, self._store)]
+        handlers: list[evt.EventHandlerType] = [(evt.EVT_C_STORE, self._store)]
         if self.fault == "aborts at once":
             handlers.append((evt.EVT_ESTABLISHED, lambda event: event.assoc.abort()))
-        server = self._ae.start_server(("127.0.0.1", self._port), block=False, evt_handlers=handlers)
-        assert server is not None
-        self._port = server.server_address[1]
+        self._port = listen(self._ae, *handlers, port=self._port)
         self.peer = Peer(ae_title="PACS", host="127.0.0.1", port=self._port)
         if self.fault == "is down":
             self._ae.shutdown()

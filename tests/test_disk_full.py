@@ -14,17 +14,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
+from associations import store
+from journals import DERIVED_AT, Clock, queue
 from pydicom.uid import MRImageStorage
-from pynetdicom import AE, evt
 
 from node import files, lanes, loopback, service
-from node.association import on_open
 from node.cleaning import Cleaner
 from node.config import Peer, Settings
 from node.deliver import Item, Link, Sent
@@ -34,21 +33,13 @@ from node.journal import Journal
 from node.loops import FULL_RETRY_S, MAX_ATTEMPTS, Reconstructor
 from node.outbox import Outbox
 from node.overview import Summary, summaries
-from node.records import Attempt, Done, Failed, JobOutcome, JobSpec, Received, Result
+from node.records import Attempt, Done, Failed, JobOutcome, JobSpec, Result
 from node.spool import Spool
 
-DERIVED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 FULL = OSError(errno.ENOSPC, "No space left on device")
 JOURNAL_FULL = sqlite3.OperationalError("database or disk is full")
 NO_SPACE = Failed(Refusal("disk-full", "no space left on the disk"), transient=True, no_space=True)
 DONE = Done(tuple(Result("qsm", MRImageStorage, f"2.25.{n}", f"{n}.dcm", "x") for n in range(12)))
-
-
-class Clock:
-    now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Scripted(InlineWorker):
@@ -60,24 +51,21 @@ class Scripted(InlineWorker):
     def submit(self, fn: object, /, *args: object, **kwargs: object) -> Future[JobOutcome]:
         if fn is not run_job:
             return super().submit(fn, *args, **kwargs)
-        future: Future[JobOutcome] = Future()
-        future.set_result(self.ends.pop(0))
-        return future
+        return super().submit(self.ends.pop, 0)
 
 
 class Site:
     """A journal with an acquisition of three images whose job is queued."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.clock = folder, Clock()
+        self.folder, self.clock = folder, Clock(1_700_000_000.0)
         peers = {"pacs": Peer(ae_title="PACS", host="127.0.0.1", port=104)}
         self.settings = Settings(data_dir=folder, peers=peers, keep_days=0.0)
         self.journal = Journal(folder / "journal.sqlite", self.clock)
         self.spool = Spool(folder / "spool")
         for uid in ("1", "2", "3"):
             self.spool.path(f"sha{uid}").write_bytes(b"pixels")
-            self.journal.add(Received("1.2", "key", uid, f"sha{uid}", "PACS", "{}"))
-        self.journal.complete(self.journal.receiving()[0], "default", DERIVED_AT)
+        queue(self.journal, "1", "2", "3")
 
     def reconstructor(self, *ends: JobOutcome) -> Reconstructor:
         return Reconstructor(self.journal, self.spool, self.settings, lambda: Scripted(*ends), lambda: None)
@@ -308,13 +296,7 @@ class Small:
 
     def send(self, datasets: Sequence[pydicom.Dataset]) -> list[int]:
         """The answers."""
-        ae = AE("SCANNER")
-        ae.add_requested_context(MRImageStorage)
-        port = self.events("node started")[0]["port"]
-        assoc = ae.associate("127.0.0.1", port, ae_title="QSMNODE", evt_handlers=[(evt.EVT_CONN_OPEN, on_open)])
-        statuses = [assoc.send_c_store(ds).Status for ds in datasets]
-        assoc.release()
-        return statuses
+        return store(self.events("node started")[0]["port"], *datasets)
 
     def stop(self) -> None:
         """End it; then its journal is whole, and no object is half there."""

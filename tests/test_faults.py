@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from typing import Any
 import pydicom
 import pynetdicom
 import pytest
-from pydicom.uid import MRImageStorage, generate_uid
+from associations import association
+from dicom_sets import renewed
+from pydicom.uid import MRImageStorage
 from pynetdicom import AE, evt
 
 from node import loopback
@@ -218,21 +220,7 @@ class Recording(InlineWorker):
         assert isinstance(spec, JobSpec)
         study = str(pydicom.dcmread(spec.paths[0], stop_before_pixels=True).StudyInstanceUID)
         self.started.append((time.monotonic(), study, len(spec.paths)))
-        future: Future[JobOutcome] = Future()
-        future.set_result(Failed(Refusal("test", "not reconstructed here"), transient=False))
-        return future
-
-
-def copied(study: Sequence[Path], folder: Path) -> list[pydicom.Dataset]:
-    """The study again, as another one: all UIDs are new."""
-    datasets = []
-    for path in study:
-        ds = pydicom.dcmread(path)
-        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
-            ds[keyword].value = generate_uid(entropy_srcs=[folder.name, ds[keyword].value])
-        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-        datasets.append(ds)
-    return datasets
+        return super().submit(Failed, Refusal("test", "not reconstructed here"), transient=False)
 
 
 ORDERS: dict[str, Callable[[pydicom.Dataset], Any]] = {
@@ -250,7 +238,8 @@ def test_whatever_the_order_one_job_starts_after_the_last_image(
     One keeps its association open during the pauses, the others open a new one for every burst.
     """
     quiet_s, bursts = 2.0, 6
-    studies = {name: sorted(copied(tiny_study, tmp_path / name), key=order) for name, order in ORDERS.items()}
+    images = [pydicom.dcmread(path) for path in tiny_study]
+    studies = {name: sorted(renewed(images, name), key=order) for name, order in ORDERS.items()}
     ended: dict[str, float] = {}
     statuses: list[int] = []
 
@@ -307,12 +296,9 @@ def test_bad_input_is_named_and_the_node_goes_on(
 
     truncated = tmp_path / "truncated.dcm"
     truncated.write_bytes(tiny_study[50].read_bytes()[:-1000])
-    ae = AE("SCANNER")
-    ae.add_requested_context(MRImageStorage)
     monkeypatch.setattr(pynetdicom._config, "STORE_SEND_CHUNKED_DATASET", True)
-    assoc = ae.associate("127.0.0.1", served.port, ae_title="QSMNODE", evt_handlers=[(evt.EVT_CONN_OPEN, on_open)])
-    assert assoc.send_c_store(truncated).Status == 0x0000
-    assoc.release()
+    with association(served.port) as assoc:
+        assert assoc.send_c_store(truncated).Status == 0x0000
     monkeypatch.undo()
 
     with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:

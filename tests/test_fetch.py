@@ -13,13 +13,14 @@ from typing import Any
 
 import pydicom
 import pytest
+from associations import listen, store
+from dicom_sets import renewed
+from journals import Clock, arrive
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage
 from pynetdicom import AE, build_context, evt
 from typer.testing import CliRunner
 
-from node.assemble import acquisition_key
-from node.association import on_open
 from node.cli import app
 from node.config import ConfigError, Peer, Settings, load
 from node.deliver import Unreachable
@@ -31,7 +32,7 @@ from node.jobs import InlineWorker
 from node.journal import Journal
 from node.overview import Fetch, fetches, summaries
 from node.query import FIND, MOVE, Query
-from node.records import Failed, Received
+from node.records import Failed
 from node.service import Node
 
 INCOMPLETE = Refusal("incomplete", "echo 3: 15 of 16 phase slices")
@@ -64,12 +65,7 @@ class Archive:
     def __enter__(self) -> Archive:
         self._ae = AE("ARCHIVE")
         self._ae.supported_contexts = [build_context(FIND), build_context(MOVE)]
-        handlers: list[evt.EventHandlerType] = [
-            (evt.EVT_CONN_OPEN, on_open), (evt.EVT_C_FIND, self._find), (evt.EVT_C_MOVE, self._move),
-        ]  # fmt: skip
-        server = self._ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-        assert server is not None
-        self.port: int = server.server_address[1]
+        self.port = listen(self._ae, (evt.EVT_C_FIND, self._find), (evt.EVT_C_MOVE, self._move))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -144,27 +140,17 @@ def _answer(**values: object) -> Dataset:
     return found
 
 
-class Clock:
-    now = 1e6
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Desk:
     """A journal with an incomplete acquisition, and a fetcher whose archive need not be there."""
 
     def __init__(self, images: Sequence[Dataset], peer: Peer) -> None:
-        self.clock = Clock()
+        self.clock = Clock(1e6)
         self.journal = Journal(None, self.clock)
         self.fetcher = Fetcher(self.journal, Settings(peers={"archive": peer}))
         self.add(images)
 
     def add(self, images: Sequence[Dataset]) -> None:
-        for ds in images:
-            header = read_header(ds)
-            uid = header.sop_instance_uid
-            self.journal.add(Received(header.study_uid, acquisition_key(header), uid, uid, "MR", header.to_json()))
+        arrive(self.journal, map(read_header, images))
 
     def settle(self, why: Refusal = INCOMPLETE) -> None:
         self.clock.now += 1
@@ -199,18 +185,11 @@ class Refuses(InlineWorker):
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         del fn, args, kwargs
-        future: Future[Any] = Future()
-        future.set_result(Failed(Refusal("bad-input", "not in this test"), transient=False))
-        return future
+        return super().submit(Failed, Refusal("bad-input", "not in this test"), transient=False)
 
 
 def send(port: int, datasets: Sequence[Dataset], title: str) -> None:
-    ae = AE(title)
-    ae.add_requested_context(MRImageStorage)
-    assoc = ae.associate("127.0.0.1", port, ae_title="QSMNODE", evt_handlers=[(evt.EVT_CONN_OPEN, on_open)])
-    for ds in datasets:
-        assert assoc.send_c_store(ds).Status == 0
-    assoc.release()
+    assert set(store(port, *datasets, calling=title)) == {0x0000}
 
 
 def codes(node: Node) -> list[str]:
@@ -431,20 +410,13 @@ def test_an_archive_that_answers_nothing_holds_up_nobody(
     with Node(settings, Refuses) as node:
         send(node.port, images[:-1], "ARCHIVE")
         eventually(lambda: archive.asked, "it is asked")
-        send(node.port, [other_study(ds) for ds in images], "ARCHIVE")
+        send(node.port, renewed(images, "next"), "ARCHIVE")
         eventually(lambda: "bad-input" in codes(node), "the next scan is processed")
         began = time.monotonic()
     assert time.monotonic() - began < 30
     journal = Journal(tmp_path / "data" / "journal.sqlite")
     assert [f.state for f in fetches(journal, 1)] == ["asking"]
     journal.close()
-
-
-def other_study(ds: Dataset) -> Dataset:
-    ds = deepcopy(ds)
-    for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
-        setattr(ds, keyword, f"{ds[keyword].value[:60]}.9")
-    return ds
 
 
 def test_uids_that_are_none_are_not_used(images: list[Dataset], archive: Archive) -> None:

@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pydicom
 import pytest
+from journals import DERIVED_AT, Clock, queue
 
 from node.config import Peer, Settings
 from node.errors import Refusal
@@ -24,11 +24,10 @@ from node.jobs import InlineWorker, NoWorker, SpawnedWorker, run_job
 from node.journal import Journal
 from node.loops import MAX_ATTEMPTS, RETRY_AFTER_S, Reconstructor
 from node.overview import Summary, report, summaries
-from node.records import Done, Failed, JobOutcome, JobSpec, Received, Result
+from node.records import Done, Failed, JobOutcome, JobSpec, Result
 from node.report import Report
 from node.spool import Spool
 
-DERIVED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 RESULT = Result("qsm", "1.2.840.10008.5.1.4.1.1.4", "2.25.1", "qsm-0001.dcm", "abc")
 
 
@@ -196,13 +195,6 @@ def test_the_nodes_own_process_never_imports_numba() -> None:
 # ----------------------------------------------------------------------------------------------- the job loop
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Scripted(InlineWorker):
     """A worker that ends its jobs as it was told."""
 
@@ -245,10 +237,7 @@ class Bench:
         self.worker = Scripted(*ends)
         self.made = 0
         self.loop = Reconstructor(self.journal, Spool(tmp_path / "spool"), settings, self.new, lambda: None)
-        for uid in ("1", "2"):
-            self.journal.add(Received("1.2", "key", uid, f"sha{uid}", "PACS", "{}"))
-        (gathering,) = self.journal.receiving()
-        self.journal.complete(gathering, "default", DERIVED_AT)
+        queue(self.journal, "1", "2")
 
     def new(self) -> Scripted:
         self.made += 1
@@ -344,9 +333,7 @@ def test_a_job_that_always_kills_its_worker_ends_failed_and_the_next_one_runs(be
     for _ in range(MAX_ATTEMPTS):
         b.loop.step()
         b.clock.now += 100
-    b.journal.add(Received("1.2", "other", "3", "sha3", "PACS", "{}"))
-    (gathering,) = b.journal.receiving()
-    b.journal.complete(gathering, "default", DERIVED_AT)
+    queue(b.journal, "3", key="other")
     b.loop.step()
     assert [s.state for s in summaries(b.journal)] == ["failed", "delivering"]
 
@@ -426,10 +413,8 @@ def test_a_killed_worker_really_runs_the_job_again(tmp_path: Path, tiny_study: l
     )
     try:
         for number, path in enumerate(tiny_study):
-            shutil.copyfile(path, spool.path(f"{number}"))
-            journal.add(Received("1.2", "key", str(number), f"{number}", "PACS", "{}"))
-        (gathering,) = journal.receiving()
-        journal.complete(gathering, "default", DERIVED_AT)
+            shutil.copyfile(path, spool.path(f"sha{number}"))
+        queue(journal, *map(str, range(len(tiny_study))))
         loop.step()
         clock.now += RETRY_AFTER_S
         loop.step()

@@ -8,7 +8,6 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -16,25 +15,15 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from journals import DERIVED_AT, Clock, lease
 
 from node.errors import Refusal
 from node.journal import Journal, JournalError
 from node.overview import asides, deliveries, summaries
 from node.records import Attempt, Gathering, Job, Notice, Reason, Received, Result
 
-DERIVED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 WHY = Refusal("incomplete", "echo 4: 71 of 72 phase slices")
 PAGE = Notice("QSMNODE", (Reason("series 5 (qsm)", WHY, "Send it again."),))
-
-
-class Clock:
-    """Seconds that pass only when told."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def received(uid: str, key: str = "a", sha256: str = "", sender: str = "PACS") -> Received:
@@ -407,9 +396,7 @@ def leased(journal: Journal) -> Job:
         journal.add(received(uid))
     (gathering,) = journal.receiving()
     assert journal.complete(gathering, "default", DERIVED_AT)
-    job = journal.lease()
-    assert job is not None
-    return job
+    return lease(journal)
 
 
 def test_headers_come_back_in_order_of_arrival(journal: Journal) -> None:
@@ -508,10 +495,8 @@ def test_what_an_earlier_result_could_not_be_delivered_is_shown_and_sent_again()
     for uid, state in (("1", "undeliverable"), ("2", "delivered")):
         journal.add(received(uid))
         (gathering,) = journal.receiving()
-        journal.complete(gathering, "default", datetime.now(UTC))
-        job = journal.lease()
-        assert job is not None
-        journal.finish(job, [result(f"qsm-{uid}")], ("pacs",))
+        journal.complete(gathering, "default", DERIVED_AT)
+        journal.finish(lease(journal), [result(f"qsm-{uid}")], ("pacs",))
         journal.deliveries.enter([Attempt(journal.deliveries.due()[0], state, f"said of {uid}")])  # type: ignore[arg-type]
     assert journal.keeping.expendable() == []
     (summary,) = summaries(journal)

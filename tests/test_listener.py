@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from associations import listen
 from pynetdicom import AE, build_context, evt
 
 from node.association import VERIFICATION, on_open
@@ -62,12 +63,11 @@ def request_pdu() -> bytes:
     sent: list[bytes] = []
     ae = AE("QSMNODE")
     ae.add_supported_context(VERIFICATION)
-    server = ae.start_server(("127.0.0.1", 0), block=False)
-    assert server is not None
+    port = listen(ae)
     handlers: list[Any] = [(evt.EVT_DATA_SENT, lambda event: sent.append(event.data))]
     client = AE("SCANNER")
     client.add_requested_context(VERIFICATION)
-    client.associate("127.0.0.1", server.server_address[1], ae_title="QSMNODE", evt_handlers=handlers).release()
+    client.associate("127.0.0.1", port, ae_title="QSMNODE", evt_handlers=handlers).release()
     ae.shutdown()
     return sent[0]
 

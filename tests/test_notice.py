@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -18,15 +17,15 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from associations import store
+from journals import arrive, lease
 from pydicom.dataset import Dataset
-from pydicom.uid import MRImageStorage, SecondaryCaptureImageStorage
-from pynetdicom import AE, evt
+from pydicom.uid import SecondaryCaptureImageStorage
 from rich.console import Console
 
 from node import loopback
 from node.advice import ADVICE, advice_on
 from node.assemble import acquisition_key
-from node.association import on_open
 from node.capture import SIZE, draw, write_notice
 from node.config import Peer, Settings
 from node.errors import Refusal
@@ -37,7 +36,7 @@ from node.journal import Journal
 from node.loops import Gatherer
 from node.notices import FORGOTTEN_S, OTHER_PURPOSE, Notifier, meant_for_qsm
 from node.overview import asides, deliveries, summaries
-from node.records import Attempt, Done, Job, JobSpec, Notice, Reason, Received, Result
+from node.records import Attempt, Done, JobSpec, Notice, Reason, Received, Result
 from node.service import Node
 from node.tables import print_one
 
@@ -170,9 +169,7 @@ class Study:
         self.queued += 1
 
     def arrive(self, headers: Sequence[Header]) -> None:
-        for header in headers:
-            uid = header.sop_instance_uid
-            self.journal.add(Received(header.study_uid, acquisition_key(header), uid, uid, "PACS", header.to_json()))
+        arrive(self.journal, headers)
 
     def after(self, seconds: float) -> None:
         """So many seconds later, with the steps that a running node takes meanwhile."""
@@ -215,12 +212,6 @@ def t1(tiny_study: list[Path]) -> list[Header]:
     return headers_of(t1_like(tiny_study))
 
 
-def leased(study: Study) -> Job:
-    job = study.journal.lease()
-    assert job is not None
-    return job
-
-
 def test_one_page_names_every_attempt_and_nothing_else(
     study: Study, magnitude: list[Header], whole: list[Header], t1: list[Header]
 ) -> None:
@@ -230,7 +221,7 @@ def test_one_page_names_every_attempt_and_nothing_else(
     assert study.queued == 0
     study.after(120)
     assert study.queued == 1
-    job = leased(study)
+    job = lease(study.journal)
     assert job.notice is not None
     assert [(r.refusal.code, r.scan) for r in job.notice.reasons] == [
         ("no-phase", scan_name(magnitude)),
@@ -277,9 +268,9 @@ def test_none_where_nothing_was_meant_for_qsm(study: Study, t1: list[Header]) ->
 def test_a_failed_reconstruction_gets_one(study: Study, whole: list[Header]) -> None:
     study.arrive(whole)
     study.after(QUIET_S + 60)
-    study.journal.fail(leased(study), Refusal("no-mask", "no brain was found"), None)
+    study.journal.fail(lease(study.journal), Refusal("no-mask", "no brain was found"), None)
     study.after(SETTLED_S)
-    job = leased(study)
+    job = lease(study.journal)
     assert job.notice is not None
     assert [r.refusal.code for r in job.notice.reasons] == ["no-mask"]
     (summary,) = summaries(study.journal)
@@ -301,7 +292,7 @@ def test_a_late_image_takes_a_waiting_page_back_and_gives_the_map(
     study.arrive(rest)
     assert study.journal.lease() is None
     study.after(QUIET_S + 60)
-    assert leased(study).notice is None
+    assert lease(study.journal).notice is None
     assert [s.notice for s in summaries(study.journal)] == ["", ""]
 
 
@@ -310,11 +301,11 @@ def test_a_late_image_of_another_acquisition_cuts_off_a_page_that_is_being_made(
 ) -> None:
     study.arrive(magnitude)
     study.after(SETTLED_S)
-    job = leased(study)
+    job = lease(study.journal)
     study.arrive(t1)
     assert not study.journal.finish(job, [Result("notice", "c", "1", "p", "s")], ("pacs",))
     study.after(SETTLED_S)
-    again = leased(study)
+    again = lease(study.journal)
     assert again.notice == job.notice
     assert study.queued == 2
 
@@ -325,12 +316,12 @@ def test_a_page_that_waits_is_made_after_a_restart_and_not_queued_again(
     study = Study(tmp_path / "journal.sqlite")
     study.arrive(magnitude)
     study.after(SETTLED_S)
-    job = leased(study)
+    job = lease(study.journal)
     study.journal.close()
     study.open()
     assert study.journal.recover() == 1
     study.after(SETTLED_S)
-    again = leased(study)
+    again = lease(study.journal)
     assert replace(again, attempts=1) == job
     assert study.journal.lease() is None
     study.journal.close()
@@ -358,7 +349,7 @@ def test_what_changes_between_look_and_decision_is_seen(study: Study, magnitude:
 def test_retry_sends_a_page_again_that_could_not_be_delivered(study: Study, magnitude: list[Header]) -> None:
     study.arrive(magnitude)
     study.after(SETTLED_S)
-    assert study.journal.finish(leased(study), [Result("notice", "c", "1", "p", "s")], ("pacs",))
+    assert study.journal.finish(lease(study.journal), [Result("notice", "c", "1", "p", "s")], ("pacs",))
     (delivery,) = study.journal.deliveries.due()
     study.journal.deliveries.enter([Attempt(delivery, "undeliverable", "nobody answers")])
     assert study.journal.deliveries.due() == []
@@ -369,7 +360,7 @@ def test_retry_sends_a_page_again_that_could_not_be_delivered(study: Study, magn
 def test_retry_has_a_page_made_that_failed(study: Study, magnitude: list[Header]) -> None:
     study.arrive(magnitude)
     study.after(SETTLED_S)
-    study.journal.fail(leased(study), Refusal("disk", "no space"), None)
+    study.journal.fail(lease(study.journal), Refusal("disk", "no space"), None)
     study.after(SETTLED_S)
     assert study.queued == 1
     assert summaries(study.journal)[0].notice == "failed"
@@ -553,15 +544,8 @@ def settings_for(folder: Path, pacs: loopback.Pacs, notice_after_s: float = 1.2)
 
 
 def send(images: Sequence[Dataset | Path], port: int) -> None:
-    """C-STORE, of any class."""
-    ae = AE("SCANNER")
-    for sop_class in (MRImageStorage, SecondaryCaptureImageStorage):
-        ae.add_requested_context(sop_class)
-    assoc = ae.associate("127.0.0.1", port, ae_title="QSMNODE", evt_handlers=[(evt.EVT_CONN_OPEN, on_open)])
-    for image in images:
-        ds = pydicom.dcmread(image) if isinstance(image, Path) else deepcopy(image)
-        assert assoc.send_c_store(ds).Status == 0x0000
-    assoc.release()
+    datasets = [pydicom.dcmread(image) if isinstance(image, Path) else image for image in images]
+    assert set(store(port, *datasets)) == {0x0000}
 
 
 def states(node: Node) -> list[str]:

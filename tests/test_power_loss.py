@@ -126,7 +126,7 @@ class Remembering(InlineWorker):
 
     _found: ClassVar[dict[bytes, Any]] = {}
 
-    def submit(self, fn: Callable[..., Any], files: Any, site: Any) -> Future[Any]:  # type: ignore[override]
+    def submit(self, fn: Callable[..., Any], files: Any = (), site: Any = None) -> Future[Any]:  # type: ignore[override]
         contents = [path.read_bytes() for path, _ in files]
         for file, content in zip(files, contents, strict=True):
             if content not in self._found:

@@ -10,8 +10,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import pydicom
 import pynetdicom
 import pytest
+from associations import association, store
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
@@ -41,7 +41,6 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 from pynetdicom import AE
-from pynetdicom.association import Association
 
 from node.access import MAXIMUM_OF_PEER
 from node.association import on_open
@@ -116,34 +115,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
         node.journal.close()
 
 
-@contextmanager
-def association(
-    port: int,
-    classes: Sequence[str],
-    syntax: str | list[str] = ExplicitVRLittleEndian,
-    calling: str = "SCANNER",
-    called: str = "QSMNODE",
-) -> Iterator[Association]:
-    ae = AE(calling)
-    for uid in classes:
-        ae.add_requested_context(uid, syntax)
-    assoc = ae.associate("127.0.0.1", port, ae_title=called, evt_handlers=[(pynetdicom.evt.EVT_CONN_OPEN, on_open)])
-    try:
-        yield assoc
-    finally:
-        if assoc.is_established:
-            assoc.release()
-
-
-def store(node: Running, *datasets: Dataset) -> list[int]:
-    """Status of each C-STORE, over one association."""
-    classes = sorted({ds.SOPClassUID for ds in datasets})
-    syntax = datasets[0].file_meta.TransferSyntaxUID
-    with association(node.port, classes, syntax) as assoc:
-        assert assoc.is_established
-        return [assoc.send_c_store(ds).Status for ds in datasets]
-
-
 def store_bytes(node: Running, path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """Send a file's data set byte by byte, whatever it holds; the response."""
     monkeypatch.setattr(pynetdicom._config, "STORE_SEND_CHUNKED_DATASET", True)
@@ -173,7 +144,7 @@ def rewritten(path: Path, to: Path, **changes: object) -> Path:
 def test_an_image_is_kept_as_it_came(start: Start, tiny_study: list[Path]) -> None:
     node = start()
     ds = pydicom.dcmread(tiny_study[0])
-    assert store(node, ds) == [SUCCESS]
+    assert store(node.port, ds) == [SUCCESS]
     sha256 = node.journal.seen(ds.SOPInstanceUID)
     assert sha256 is not None
     kept = node.spool.path(sha256)
@@ -185,7 +156,7 @@ def test_an_image_is_kept_as_it_came(start: Start, tiny_study: list[Path]) -> No
 def test_a_whole_study_is_one_acquisition(start: Start, tiny_study: list[Path]) -> None:
     node = start()
     datasets = [pydicom.dcmread(path) for path in tiny_study]
-    assert set(store(node, *datasets)) == {SUCCESS}
+    assert set(store(node.port, *datasets)) == {SUCCESS}
     (summary,) = summaries(node.journal)
     assert (summary.images, summary.senders, summary.state) == (len(tiny_study), ("SCANNER",), "receiving")
 
@@ -202,7 +173,7 @@ def test_what_is_not_safe_is_not_answered_with_success(
 
         with monkeypatch.context() as patch:
             patch.setattr(os, call, fails)
-            (status,) = store(node, ds)
+            (status,) = store(node.port, ds)
         return status
 
     for call in ("pwrite", "fdatasync"):
@@ -210,12 +181,12 @@ def test_what_is_not_safe_is_not_answered_with_success(
         assert status_when(OSError(30, "Read-only file system"), call) == 0x0110
         assert status_when(ZeroDivisionError("a defect"), call) == 0x0110
     assert node.journal.seen(ds.SOPInstanceUID) is None
-    assert store(node, ds) == [SUCCESS]
+    assert store(node.port, ds) == [SUCCESS]
 
 
 def test_a_full_disk_refuses_before_it_is_full(start: Start, tiny_study: list[Path]) -> None:
     node = start(min_free_bytes=10**18)
-    assert store(node, pydicom.dcmread(tiny_study[0])) == [0xA700]
+    assert store(node.port, pydicom.dcmread(tiny_study[0])) == [0xA700]
     assert list(node.spool.folder.iterdir()) == []
 
 
@@ -223,7 +194,7 @@ def test_what_is_not_for_us_is_answered_success_and_counted(start: Start) -> Non
     node = start()
     classes = [CTImageStorage, SecondaryCaptureImageStorage, EnhancedSRStorage, SIEMENS_NON_IMAGE, RETIRED_ULTRASOUND]
     objects = [other(sop_class, f"1.2.{n}.{copy}") for n, sop_class in enumerate(classes) for copy in range(2)]
-    assert set(store(node, *objects)) == {SUCCESS}
+    assert set(store(node.port, *objects)) == {SUCCESS}
     counted = {aside.reason: (aside.count, aside.sender) for aside in node.asides("ignored")}
     assert counted == {f"{pydicom.uid.UID(uid).name} is not an MR image": (2, "SCANNER") for uid in classes}
     assert list(node.spool.folder.iterdir()) == []
@@ -232,12 +203,12 @@ def test_what_is_not_for_us_is_answered_success_and_counted(start: Start) -> Non
 
 def test_by_option_what_is_not_for_us_is_answered_with_a_failure(start: Start, tiny_study: list[Path]) -> None:
     node = start(ignored="refuse")
-    assert store(node, other(CTImageStorage)) == [0x0122]
+    assert store(node.port, other(CTImageStorage)) == [0x0122]
     assert node.count("ignored") == 1
     own = pydicom.dcmread(tiny_study[0])
     own.ManufacturerModelName = "qsm-node"
-    assert store(node, own) == [SUCCESS]  # a failure would have it sent for ever
-    assert store(node, pydicom.dcmread(tiny_study[1])) == [SUCCESS]
+    assert store(node.port, own) == [SUCCESS]  # a failure would have it sent for ever
+    assert store(node.port, pydicom.dcmread(tiny_study[1])) == [SUCCESS]
 
 
 def test_by_option_what_is_not_for_us_is_not_negotiated(start: Start) -> None:
@@ -252,7 +223,7 @@ def test_what_this_product_derived_is_recognised(start: Start, tiny_study: list[
     node = start()
     ds = pydicom.dcmread(tiny_study[0])
     ds.ManufacturerModelName = "qsm-node"
-    assert store(node, ds) == [SUCCESS]
+    assert store(node.port, ds) == [SUCCESS]
     assert [aside.reason for aside in node.asides("ignored")] == ["derived by this product, sent back"]
     assert summaries(node.journal) == []
 
@@ -260,7 +231,7 @@ def test_what_this_product_derived_is_recognised(start: Start, tiny_study: list[
 def test_an_image_that_comes_again_changes_nothing(start: Start, tiny_study: list[Path]) -> None:
     node = start()
     ds = pydicom.dcmread(tiny_study[0])
-    assert store(node, ds, ds) == [SUCCESS, SUCCESS]
+    assert store(node.port, ds, ds) == [SUCCESS, SUCCESS]
     assert len(list(node.spool.folder.iterdir())) == 1
     assert asides(node.journal) == []
 
@@ -271,7 +242,7 @@ def test_other_content_under_the_same_uid_is_kept_apart_and_reported(
     node = start()
     first = pydicom.dcmread(tiny_study[0])
     second = pydicom.dcmread(rewritten(tiny_study[0], tmp_path / "second.dcm", PixelData=b"\1\2" * (32 * 40)))
-    assert store(node, first, second) == [SUCCESS, SUCCESS]
+    assert store(node.port, first, second) == [SUCCESS, SUCCESS]
     sha256 = node.journal.seen(first.SOPInstanceUID)
     assert sha256 is not None
     assert pydicom.dcmread(node.spool.path(sha256)).PixelData == first.PixelData
@@ -345,7 +316,7 @@ def test_lossless_compression_is_read(start: Start, tiny_study: list[Path]) -> N
     ds = pydicom.dcmread(tiny_study[0])
     pixels = ds.pixel_array
     ds.compress(RLELossless, generate_instance_uid=False)
-    assert store(node, ds) == [SUCCESS]
+    assert store(node.port, ds) == [SUCCESS]
     sha256 = node.journal.seen(ds.SOPInstanceUID)
     assert sha256 is not None
     assert (pydicom.dcmread(node.spool.path(sha256)).pixel_array == pixels).all()
@@ -360,7 +331,7 @@ def test_a_lossy_image_is_answered_success_and_not_kept(start: Start, tiny_study
     ds = pydicom.dcmread(tiny_study[0])
     ds.file_meta.TransferSyntaxUID = syntax
     ds.PixelData = encapsulate([b"\xff\xd8 not looked at \xff\xd9"])
-    assert store(node, ds) == [SUCCESS]
+    assert store(node.port, ds) == [SUCCESS]
     (aside,) = node.asides("ignored")
     assert aside.reason == f"MR image in {syntax.name}: lossy, or not to be decoded here; send it uncompressed"
     assert list(node.spool.folder.iterdir()) == []
@@ -373,10 +344,10 @@ def test_a_damaged_codestream_is_left_to_the_worker_a_cut_one_rejected(start: St
     ds.compress(RLELossless, generate_instance_uid=False)
     (frame,) = generate_frames(ds.PixelData, number_of_frames=1)
     ds.PixelData = encapsulate([frame[:64] + bytes(len(frame) - 64)])
-    assert store(node, ds) == [SUCCESS]
+    assert store(node.port, ds) == [SUCCESS]
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
     ds.PixelData = encapsulate([frame[:40]])
-    assert store(node, ds) == [SUCCESS]
+    assert store(node.port, ds) == [SUCCESS]
     assert [aside.reason for aside in node.asides("rejected")] == [
         "frame 1 of 1 is not a whole 32 x 40 image in its syntax"
     ]
@@ -578,10 +549,10 @@ def test_no_patient_data_in_log_journal_or_file_names(
     for path in (whole, changed, broken):
         store_bytes(node, path, monkeypatch)
     monkeypatch.undo()
-    store(node, other(CTImageStorage))
+    store(node.port, other(CTImageStorage))
     with monkeypatch.context() as patch:
         patch.setattr(node.journal, "add", lambda _: 1 / 0)
-        store(node, pydicom.dcmread(rewritten(tiny_study[1], tmp_path / "next.dcm", **secret)))
+        store(node.port, pydicom.dcmread(rewritten(tiny_study[1], tmp_path / "next.dcm", **secret)))
     node.journal.query("PRAGMA wal_checkpoint(TRUNCATE)")
     written = captured_log.getvalue().encode() + (tmp_path / "journal.sqlite").read_bytes()
     written += "".join(str(path.name) for path in node.spool.folder.iterdir()).encode()

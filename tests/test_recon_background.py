@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inverse_problems import directions, name, unit
 from scipy.ndimage import gaussian_filter
 
 from recon.background import Lbv, Pdf, Resharp, Sharp, VSharp, remove_background
@@ -33,11 +34,6 @@ def removed(field, mask, voxel_mm, method, b0_dir=(0.0, 0.0, 1.0)):
     return solved(remove_background(field.astype(np.float32), weight, mask, voxel_mm, b0_dir, method))
 
 
-def name(method):
-    return type(method).__name__
-
-
-directions = st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda v: np.linalg.norm(v) > 0.3)
 voxels = st.tuples(*[st.floats(0.9, 1.5)] * 3)
 
 
@@ -61,7 +57,7 @@ def test_solid_harmonics_vanish(method, voxel_mm, seed):
 @settings(max_examples=8, deadline=None, derandomize=True)
 def test_fields_of_outside_sources_vanish(method, voxel_mm, b0):
     """Dipoles near the mask: what is left must be small against the field at the mask's edge."""
-    b0_dir = tuple(np.array(b0) / np.linalg.norm(b0))
+    b0_dir = unit(b0)
     fine = tuple(2 * n for n in SHAPE)
     chi = np.zeros(fine, dtype=np.float32)
     corner = [n // 2 for n in SHAPE]

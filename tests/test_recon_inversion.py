@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inverse_problems import directions, ellipsoid, name, problem_of, unit
 
 from recon.conjugate_gradients import conjugate_gradients
 from recon.fourier import dipole_kernel, edge_scales, irfft, rfft
-from recon.inversion import ClosedFormL2, LinearTv, Medi, NonlinearTv, Problem, Tkd, invert
+from recon.inversion import ClosedFormL2, LinearTv, Medi, NonlinearTv, Tkd, invert
 from recon.inversion.cosmos import cosmos
 from recon.inversion.medi import morphology, uniformity
 from recon.operators import gradient, gradient_adjoint
@@ -17,14 +18,10 @@ from recon.solve import solved
 from recon.types import BadInput, BadRecipe, LocalField
 
 SHAPE = (36, 40, 32)
-RAD_PER_PPM = 5.376
+BRAIN = ellipsoid(SHAPE, 0.84)
 METHODS = [NonlinearTv(), LinearTv(), Medi(), ClosedFormL2(), Tkd()]
 # What the mean of a sphere of 4 voxels' radius may be off, relative.
 BANDS = {"NonlinearTv": 0.1, "LinearTv": 0.1, "Medi": 0.15, "ClosedFormL2": 0.35, "Tkd": 0.25}
-
-
-def name(method):
-    return type(method).__name__
 
 
 def sphere_means(voxel_mm, centre_mm, radius_mm):
@@ -51,36 +48,9 @@ def sphere_field(voxel_mm, b0_dir, centre_mm, radius_mm, chi_ppm):
     return field.reshape(*(k for n in SHAPE for k in (n, sub))).mean(axis=(1, 3, 5)).astype(np.float32)
 
 
-def ellipsoid():
-    axes = [((np.arange(n) + 0.5) - n / 2) / (0.42 * n) for n in SHAPE]
-    x, y, z = axes
-    return x[:, None, None] ** 2 + y[None, :, None] ** 2 + z[None, None, :] ** 2 < 1
-
-
-def problem_of(field, voxel_mm=(1.0, 1.0, 1.0), b0_dir=(0.0, 0.0, 1.0), brain=None, **more):
-    brain = ellipsoid() if brain is None else brain
-    ones = np.ones(brain.shape, np.float32)
-    magnitude = np.where(brain, ones, np.float32(0))
-    local = LocalField(np.where(brain, field, 0).astype(np.float32), brain)
-    values = {
-        "local": local,
-        "weight2": ones,
-        "brain": brain,
-        "magnitude": magnitude,
-        "csf": np.zeros_like(brain),
-        "rad_per_ppm": RAD_PER_PPM,
-        "voxel_mm": voxel_mm,
-        "b0_dir": b0_dir,
-    }
-    return Problem(**(values | more))
-
-
 def chi_of(problem, method):
     chi = solved(invert(problem, method))
     return chi - chi[problem.brain].mean()
-
-
-directions = st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda v: np.linalg.norm(v) > 0.3)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=name)
@@ -93,12 +63,12 @@ directions = st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda v: np.linalg.norm(
 )
 @settings(max_examples=6, deadline=None, derandomize=True)
 def test_a_lesion_keeps_its_sign_and_size(method, chi_ppm, positive, centre, b0, edge):
-    voxel_mm, b0_dir = (1.0, 1.0, edge), tuple(np.array(b0) / np.linalg.norm(b0))
+    voxel_mm, b0_dir = (1.0, 1.0, edge), unit(b0)
     true = chi_ppm if positive else -chi_ppm
     field = sphere_field(voxel_mm, b0_dir, centre, 4.0, true)
     fraction = sphere_means(voxel_mm, centre, 4.0)
-    magnitude = np.where(ellipsoid(), 1 - 0.5 * fraction, 0).astype(np.float32)  # MEDI lives on edges
-    problem = problem_of(field, voxel_mm, b0_dir, magnitude=magnitude)
+    magnitude = np.where(BRAIN, 1 - 0.5 * fraction, 0).astype(np.float32)  # MEDI lives on edges
+    problem = problem_of(field, BRAIN, voxel_mm, b0_dir, magnitude=magnitude)
     chi = chi_of(problem, method)
     truth = true * fraction - (true * fraction)[problem.brain].mean()
     lesion = fraction >= 0.5
@@ -108,17 +78,16 @@ def test_a_lesion_keeps_its_sign_and_size(method, chi_ppm, positive, centre, b0,
 @pytest.mark.parametrize("method", METHODS, ids=name)
 def test_the_mirror_image_of_the_field_gives_the_mirror_image_of_chi(method):
     field = sphere_field((1.0, 1.0, 1.0), (0.0, 0.0, 1.0), (2, -3, 1), 4.0, 0.8)
-    one = chi_of(problem_of(field), method)
-    np.testing.assert_allclose(chi_of(problem_of(-field), method), -one, atol=2e-3)
+    one = chi_of(problem_of(field, BRAIN), method)
+    np.testing.assert_allclose(chi_of(problem_of(-field, BRAIN), method), -one, atol=2e-3)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=name)
 def test_turning_the_volume_turns_the_map(method):
     """By 90 degrees about x, so that B0 goes from z to y."""
     field = sphere_field((1.0, 1.0, 1.0), (0.0, 0.0, 1.0), (2, -3, 1), 4.0, 0.8)
-    brain = ellipsoid()
-    upright = chi_of(problem_of(field), method)
-    turned = chi_of(problem_of(field.swapaxes(1, 2), b0_dir=(0.0, 1.0, 0.0), brain=brain.swapaxes(1, 2)), method)
+    upright = chi_of(problem_of(field, BRAIN), method)
+    turned = chi_of(problem_of(field.swapaxes(1, 2), BRAIN.swapaxes(1, 2), b0_dir=(0.0, 1.0, 0.0)), method)
     np.testing.assert_allclose(turned.swapaxes(1, 2), upright, atol=3e-3)
 
 
@@ -127,7 +96,7 @@ def test_turning_the_volume_turns_the_map(method):
 @settings(max_examples=5, deadline=None)
 def test_direct_methods_scale_with_the_field(method, factor):
     field = np.random.default_rng(1).standard_normal(SHAPE).astype(np.float32)
-    one, two = (chi_of(problem_of(np.float32(f) * field), method) for f in (1, factor))
+    one, two = (chi_of(problem_of(np.float32(f) * field, BRAIN), method) for f in (1, factor))
     np.testing.assert_allclose(two, factor * one, rtol=1e-3, atol=1e-4 * factor)
 
 
@@ -135,15 +104,15 @@ def test_direct_methods_scale_with_the_field(method, factor):
 @settings(max_examples=4, deadline=None, derandomize=True)
 def test_total_variation_scales_with_field_and_alpha(factor):
     field = sphere_field((1.0, 1.0, 1.0), (0.0, 0.0, 1.0), (2, -3, 1), 4.0, 0.8)
-    one = chi_of(problem_of(field), LinearTv())
+    one = chi_of(problem_of(field, BRAIN), LinearTv())
     scaled = dataclasses.replace(LinearTv(), alpha_ppm=factor * LinearTv().alpha_ppm)
-    two = chi_of(problem_of(np.float32(factor) * field), dataclasses.replace(scaled, mu_gradient=60 / factor))
+    two = chi_of(problem_of(np.float32(factor) * field, BRAIN), dataclasses.replace(scaled, mu_gradient=60 / factor))
     np.testing.assert_allclose(two, factor * one, atol=2e-3 * factor)
 
 
 def test_inversions_differ():
     field = np.random.default_rng(2).standard_normal(SHAPE).astype(np.float32) / 10
-    maps = [chi_of(problem_of(field), method) for method in METHODS]
+    maps = [chi_of(problem_of(field, BRAIN), method) for method in METHODS]
     for i, one in enumerate(maps):
         assert all(np.abs(one - other).max() > 0.01 for other in maps[:i])
 
@@ -158,7 +127,7 @@ def test_a_plane_wave_is_divided_by_its_dipole(k, dipole):
     """On isotropic voxels D is 1/3 across B0 and -2/3 along it; the whole grid is brain."""
     shape = (32, 32, 32)
     wave = plane_wave(k, shape)
-    problem = problem_of(dipole * wave, brain=np.ones(shape, bool))
+    problem = problem_of(dipole * wave, np.ones(shape, bool))
     peak = np.abs(rfft(chi_of(problem, Tkd(threshold=0.2)))).max() / np.abs(rfft(wave)).max()
     kernel = dipole_kernel(shape, (1.0, 1.0, 1.0), (0.0, 0.0, 1.0)).astype(float)
     whole = np.concatenate([kernel, kernel[..., 1:-1]], axis=2)
@@ -230,7 +199,7 @@ def test_the_csf_term_makes_fluid_uniform():
     rng = np.random.default_rng(4)
     field = sphere_field(voxel_mm, (0.0, 0.0, 1.0), (0, 0, 0), 4.0, 0.3) + rng.normal(0, 0.02, SHAPE)
     csf = sphere_means(voxel_mm, (7, 0, 0), 3.0) > 0.5
-    spread = [chi_of(problem_of(field, csf=csf), Medi(csf_weight=w))[csf].std() for w in (0.0, 1.0)]
+    spread = [chi_of(problem_of(field, BRAIN, csf=csf), Medi(csf_weight=w))[csf].std() for w in (0.0, 1.0)]
     assert spread[1] < 0.5 * spread[0]
 
 
@@ -250,6 +219,17 @@ def test_morphology_spares_the_strongest_edges():
     assert smooth[1].all()
 
 
+@given(share=st.floats(0.05, 0.6), seed=st.integers(0, 99))
+@settings(max_examples=10, deadline=None)
+def test_the_share_of_edges_is_what_was_asked_for(share, seed):
+    brain = ellipsoid((20, 22, 24))
+    magnitude = np.random.default_rng(seed).random(brain.shape).astype(np.float32)
+    smooth = morphology(magnitude, brain, (1.0, 1.0, 0.5), share)
+    faces = np.stack([brain & np.roll(brain, -1, axis) for axis in range(3)])
+    assert not smooth[~faces].any()
+    assert smooth[faces].mean() == pytest.approx(1 - share, abs=2e-3)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -257,8 +237,8 @@ def test_morphology_spares_the_strongest_edges():
         ({"weight2": np.zeros(SHAPE, np.float32)}, "nor 0 in every voxel"),
         ({"weight2": np.full(SHAPE, np.nan, np.float32)}, "weight2 contains NaN"),
         ({"magnitude": np.full(SHAPE, np.inf, np.float32)}, "magnitude contains NaN or infinity"),
-        ({"local": LocalField(np.full(SHAPE, np.nan, np.float32), ellipsoid())}, "local.field_ppm contains NaN"),
-        ({"local": LocalField(np.zeros((3, 3, 3), np.float32), ellipsoid())}, "local.field_ppm has shape"),
+        ({"local": LocalField(np.full(SHAPE, np.nan, np.float32), BRAIN)}, "local.field_ppm contains NaN"),
+        ({"local": LocalField(np.zeros((3, 3, 3), np.float32), BRAIN)}, "local.field_ppm has shape"),
         ({"csf": np.zeros((3, 3, 3), bool)}, "csf has shape"),
         ({"weight2": -np.ones(SHAPE, np.float32)}, "weight2 must not be negative"),
         ({"rad_per_ppm": 0.0}, "rad_per_ppm must be positive"),
@@ -274,7 +254,7 @@ def test_morphology_spares_the_strongest_edges():
 )
 def test_arguments_that_cannot_be_used_are_named(change, words):
     with pytest.raises(BadInput, match=words):
-        problem_of(np.zeros(SHAPE, np.float32), **change)
+        problem_of(np.zeros(SHAPE, np.float32), BRAIN, **change)
 
 
 def test_parameters_out_of_range_are_refused():

@@ -1,10 +1,8 @@
 """Morphology in millimetres, peeling; the automatic mask on hard heads, its laws and its own judgement."""
 
 import dataclasses
-import importlib.util
-import sys
-from pathlib import Path
 
+import hard_heads
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -202,16 +200,7 @@ HEADS = {"bright marrow": 104, "thin gap": 105, "coil x3": 108, "SNR 20": 109, "
 
 
 @pytest.fixture(scope="module")
-def hard_heads():
-    spec = importlib.util.spec_from_file_location("hard_heads", Path(__file__).with_name("hard_heads.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["hard_heads"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def scans(hard_heads):
+def scans():
     return {hard.name: hard.scan(HEADS[hard.name]) for hard in hard_heads.HARD_HEADS if hard.name in HEADS}
 
 
@@ -221,7 +210,7 @@ def masks(scans):
 
 
 @pytest.fixture(scope="module")
-def scores(hard_heads, scans, masks):
+def scores(scans, masks):
     assert set(scans) == set(HEADS)
     return {name: hard_heads.score(masks[name].mask, scan) for name, scan in scans.items()}
 
@@ -239,7 +228,7 @@ def test_little_leaks_out_of_the_skull(scores):
     assert np.mean([s.leak_ml for s in scores.values()]) <= 15
 
 
-def test_without_the_search_for_dark_lesions_they_are_lost(hard_heads, scans):
+def test_without_the_search_for_dark_lesions_they_are_lost(scans):
     """The score sees what a mask that only closes narrow gaps throws away."""
     scan = scans["huge hematomas"]
     lost = hard_heads.score(automatic_mask(scan.phantom.acquisition, AutoMask(closing_mm=2.0)).mask, scan)
@@ -333,7 +322,7 @@ GREEDY = (AutoMask(coherence=0.99), AutoMask(core_level=0.85), AutoMask(core_lev
 
 @pytest.mark.parametrize("name", ["neck", "thin gap", "huge hematomas", "3 mm two echoes"])
 @pytest.mark.parametrize("method", [LEAKY, *GREEDY])
-def test_a_mask_that_failed_is_never_silent(hard_heads, scans, name, method):
+def test_a_mask_that_failed_is_never_silent(scans, name, method):
     scan = scans[name]
     try:
         found = automatic_mask(scan.phantom.acquisition, method)
@@ -344,7 +333,7 @@ def test_a_mask_that_failed_is_never_silent(hard_heads, scans, name, method):
         assert found.warnings, result
 
 
-def test_such_settings_do_fail(hard_heads, scans):
+def test_such_settings_do_fail(scans):
     """Else the test above would prove nothing."""
     scan = scans["neck"]
     leak = hard_heads.score(automatic_mask(scan.phantom.acquisition, LEAKY).mask, scan)
@@ -380,7 +369,7 @@ def test_a_volume_that_is_no_brain_is_refused_or_told():
     assert any("mL" in warning for warning in automatic_mask(large, AutoMask()).warnings)
 
 
-def test_a_head_without_its_scalp_keeps_its_brain(hard_heads, scans):
+def test_a_head_without_its_scalp_keeps_its_brain(scans):
     """Images that somebody has stripped: there the depth below the skin says nothing."""
     scan = scans["neck"]
     acquisition, brain = scan.phantom.acquisition, scan.phantom.brain

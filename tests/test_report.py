@@ -9,6 +9,7 @@ from io import StringIO
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from journals import lease, queue
 from pydicom import dcmread
 from rich.console import Console
 
@@ -21,7 +22,7 @@ from node.journal import Journal
 from node.load import load
 from node.overview import report
 from node.provenance import SHORT_TEXT
-from node.records import Done, Failed, JobSpec, Received
+from node.records import Done, Failed, JobSpec
 from node.report import Finding, Report, withhold_contradiction
 from node.site import Site
 from node.tables import WIDTH, print_report
@@ -162,13 +163,9 @@ def test_the_journal_keeps_the_report_of_the_newest_job(tmp_path):
     path = tmp_path / "journal.sqlite"
     journal = Journal(path)
     for uid, made in (("1", REPORT), ("2", DOUBTED)):
-        journal.add(Received("1.2", "key", uid, f"sha{uid}", "PACS", "{}"))
-        (gathering,) = journal.receiving()
-        journal.complete(gathering, "default", AT)
+        queue(journal, uid)
         assert report(journal, 1) is None
-        job = journal.lease()
-        assert job is not None
-        journal.finish(job, (), (), made.to_json())
+        journal.finish(lease(journal), (), (), made.to_json())
     journal.close()
     journal = Journal(path)
     assert report(journal, 1) == DOUBTED

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from associations import refused_connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from journals import arrive, lease, queue
 
 from node import loopback
-from node.assemble import acquisition_key
 from node.config import Peer, Settings
 from node.headers import Header, read_header
 from node.inbox import Inbox
@@ -29,11 +30,6 @@ from node.overview import asides, summaries
 from node.recipes import RecipeError
 from node.records import Received
 from node.service import CannotStart, Node, check
-
-# pynetdicom drops the socket of a refused connection without closing it; the interpreter does, and says so.
-refused_connection = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
 
 QUIET_S = 60.0
 
@@ -63,9 +59,7 @@ class Gathering:
         self.queued += 1
 
     def arrive(self, *headers: Header, sender: str = "PACS") -> None:
-        for header in headers:
-            uid = header.sop_instance_uid
-            self.journal.add(Received(header.study_uid, acquisition_key(header), uid, uid, sender, header.to_json()))
+        arrive(self.journal, headers, sender)
 
     def after(self, seconds: float) -> list[str]:
         """States after so many more seconds, with steps soon, half-way, shortly before and at the end."""
@@ -89,8 +83,7 @@ def test_a_whole_acquisition_starts_once_after_the_quiet_time(gathering: Gatheri
     assert gathering.after(1) == ["queued"]
     assert gathering.after(10 * QUIET_S) == ["queued"]
     assert gathering.queued == 1
-    job = gathering.journal.lease()
-    assert job is not None
+    job = lease(gathering.journal)
     assert job.derived_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert len(job.sha256s) == len(headers)
 
@@ -168,8 +161,7 @@ def test_a_late_image_of_a_queued_acquisition_starts_it_over(gathering: Gatherin
     late = [h for h in headers if h not in early]
     gathering.arrive(*late)
     assert gathering.after(QUIET_S + 1) == ["queued"]
-    job = gathering.journal.lease()
-    assert job is not None
+    job = lease(gathering.journal)
     assert len(job.sha256s) == len(headers)
     assert gathering.journal.lease() is None
 
@@ -332,10 +324,8 @@ def test_start_cleans_up_what_was_half_done(tmp_path: Path, eventually: Callable
     half = Inbox(tmp_path / "inbox").begin(b"", "PACS")
     half.write(b"half")
     journal = Journal(tmp_path / "journal.sqlite")
-    journal.add(Received("1.2", "key", "1", "sha", "PACS", "{}"))
-    (open_,) = journal.receiving()
-    journal.complete(open_, "default", datetime.now(UTC))
-    assert journal.lease()
+    queue(journal, "1")
+    lease(journal)
     journal.close()
     with Node(settings_for(tmp_path), InlineWorker) as node:
         assert list((tmp_path / "inbox").iterdir()) == []
