@@ -146,7 +146,7 @@ def jobs_retry(
 ) -> None:
     """Set going again what stopped: a judgement, a reconstruction or a delivery."""
     with _told(), _journal(config or context.obj) as journal:
-        print(journal.retry(acquisition))
+        print(journal.orders.retry(acquisition))
 
 
 @app.command()

@@ -17,8 +17,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from node.database import JournalError
 from node.errors import Refusal
-from node.journal import Journal, JournalError
+from node.journal import Journal
 from node.overview import asides, deliveries, summaries
 from node.records import Attempt, Gathering, Job, Notice, Reason, Received, Result
 
@@ -142,14 +143,14 @@ class Agreement(RuleBasedStateMachine):
             and not {job.state for job in jobs} & {"queued", "running", "done"}
             and self.page is None
         )
-        settled = self.journal.settled(0.0)
+        settled = self.journal.studies.settled(0.0)
         assert [study.study_uid for study in settled] == ["1.2.3"] * expected
-        stopped = {s.acquisition_id for s in self.journal.stopped("1.2.3")}
+        stopped = {s.acquisition_id for s in self.journal.studies.stopped("1.2.3")}
         wrong = {"incomplete"} if not expected else {"incomplete", "complete"}
         assert stopped >= {n for n, a in enumerate(self.acquisitions.values(), start=1) if a.state in wrong}
         for study in settled if stopped else []:
-            assert self.journal.notify(study, min(stopped), PAGE, DERIVED_AT) is not None
-            assert self.journal.notify(study, min(stopped), PAGE, DERIVED_AT) is None
+            assert self.journal.studies.notify(study, min(stopped), PAGE, DERIVED_AT) is not None
+            assert self.journal.studies.notify(study, min(stopped), PAGE, DERIVED_AT) is None
             self.job_count += 1
             self.page, self.page_owner = ModelJob(self.job_count), min(stopped)
 
@@ -288,7 +289,7 @@ class Agreement(RuleBasedStateMachine):
             return
         if model.state == "cleaned":
             with pytest.raises(JournalError, match="send it again"):
-                self.journal.retry(list(self.acquisitions).index(key) + 1)
+                self.journal.orders.retry(list(self.acquisitions).index(key) + 1)
             return
         newest = model.jobs[-1] if model.jobs else None
         page = self.page.id if self.page else 0
@@ -297,17 +298,17 @@ class Agreement(RuleBasedStateMachine):
         waiting = pages + [d for d in stuck if d.job in {job.id for job in model.jobs}]
         number = list(self.acquisitions).index(key) + 1
         if model.state in {"incomplete", "refused"}:
-            assert "judged again" in self.journal.retry(number)
+            assert "judged again" in self.journal.orders.retry(number)
             model.state, model.sentence = "receiving", ""
         elif newest and newest.state in {"failed", "queued"} and model.state == "complete":
-            assert "queued again" in self.journal.retry(number)
+            assert "queued again" in self.journal.orders.retry(number)
             newest.state, newest.attempts, newest.not_before = "queued", 0, 0.0
         elif waiting:
-            assert self.journal.retry(number) == f"{len(waiting)} objects are sent again"
+            assert self.journal.orders.retry(number) == f"{len(waiting)} objects are sent again"
             pages = waiting
         else:
             with pytest.raises(JournalError, match="nothing to try again"):
-                self.journal.retry(number)
+                self.journal.orders.retry(number)
             return
         self.drop_page()
         for delivery in pages:
@@ -519,7 +520,7 @@ def test_what_an_earlier_result_could_not_be_delivered_is_shown_and_sent_again()
     assert [(group.state, group.sentence) for group in deliveries(journal, 1)] == [
         ("undeliverable", "said of 1"), ("delivered", "said of 2"),
     ]  # fmt: skip
-    assert journal.retry(1) == "1 objects are sent again"
+    assert journal.orders.retry(1) == "1 objects are sent again"
     journal.deliveries.enter([Attempt(journal.deliveries.due()[0], "delivered")])
     assert summaries(journal)[0].state == "delivered"
     assert len(deliveries(journal, 1)) == 1

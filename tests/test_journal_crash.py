@@ -22,9 +22,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from node.database import JournalError
 from node.deliveries import LONGEST_PAUSE_S
 from node.errors import Refusal
-from node.journal import Journal, JournalError
+from node.journal import Journal
 from node.keeping import REMEMBERED_S
 from node.records import Attempt, Gathering, Job, Notice, Reason, Received, Result
 
@@ -319,10 +320,10 @@ class Laws(RuleBasedStateMachine):
     @precondition(lambda self: self.any("acquisition", "incomplete"))
     @rule(kill=kills)
     def studies_get_pages(self, kill: int) -> None:
-        for study in self.journal.settled(0.0):
-            for stopped in self.journal.stopped(study.study_uid):
+        for study in self.journal.studies.settled(0.0):
+            for stopped in self.journal.studies.stopped(study.study_uid):
                 number = stopped.acquisition_id
-                self.do("notify", lambda j, s=study, n=number: j.notify(s, n, PAGE, DERIVED_AT), kill)
+                self.do("notify", lambda j, s=study, n=number: j.studies.notify(s, n, PAGE, DERIVED_AT), kill)
 
     @precondition(lambda self: self.any("delivery", "pending"))
     @rule(how=st.sampled_from(("delivered", "stored", "pending", "undeliverable")), few=st.integers(1, 3), kill=kills)
@@ -358,7 +359,7 @@ class Laws(RuleBasedStateMachine):
     @rule(number=st.integers(1, 3), kill=kills)
     def an_administrator_tries_again(self, number: int, kill: int) -> None:
         with suppress(JournalError):
-            self.do("retry", lambda journal: journal.retry(number), kill)
+            self.do("retry", lambda journal: journal.orders.retry(number), kill)
 
     @precondition(lambda self: self.any("acquisition", "complete", "incomplete"))
     @rule(pick=st.integers(0, 2), unwanted=st.booleans(), kill=kills)
