@@ -23,7 +23,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from node import __version__
 from node.archive import parametric_map, segmentation
-from node.errors import PermanentError
+from node.errors import NotReproduced, PermanentError
 from node.files import make_folder, sync_folder, write_whole
 from node.identity import IMPLEMENTATION_UID, is_own
 from node.inherit import inherited
@@ -55,12 +55,15 @@ class DeriveOptions:
         Digest of a mask that the user supplied instead of the automatic one; part of the identifiers.
     supersedes
         Time of derivation of the result that this one takes the place of, since further images came.
+    written
+        Name and SHA-256 of files that were written before and have to come out as they were.
     """
 
     segmentation: bool = False
     parametric_map: bool = False
     supplied_mask_sha256: str = ""
     supersedes: datetime | None = None
+    written: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +110,22 @@ def write_derived(
     ------
     PermanentError
         The result holds NaN or infinity, or does not lie on the grid of the source.
+    NotReproduced
+        A file does not come out as it was written before; it stays as it is.
     """
     provenance = Provenance(
         source, result, report, derived_at, options.supplied_mask_sha256, options.supersedes
     )  # fmt: skip
     make_folder(folder)
+    before = dict(options.written)
     written = []
     for series, ds in _objects(source, result, provenance, options):
         path = folder / f"{series}-{ds.InstanceNumber:04d}.dcm"
-        digest = write_whole(path, encoded(ds))
+        digest = write_whole(path, encoded(ds), before.pop(path.name, ""))
         written.append(Derived(path, ds.SOPClassUID, ds.SOPInstanceUID, series, digest))
     sync_folder(folder)
+    if before:
+        raise NotReproduced(f"{min(before)} does not come out any more: version or settings changed since")
     return written
 
 

@@ -64,9 +64,19 @@ def jobs_show(
 
 @jobs_app.command("retry")
 def jobs_retry(context: typer.Context, acquisition: Number, config: SameConfigFile = None) -> None:
-    """Set going again what stopped: a judgement, a reconstruction or a delivery."""
+    """Set going again what stopped: a judgement, a reconstruction or a delivery; make again what is damaged."""
+    from node.orders import spoilt
+
     with told(), _journal(config or context.obj) as journal:
-        print(journal.orders.retry(acquisition))
+        folder = settings_of(config or context.obj).data_dir
+        print(journal.orders.retry(acquisition, spoilt(journal.orders.unsent(acquisition), folder)))
+
+
+@jobs_app.command("forget")
+def jobs_forget(context: typer.Context, acquisition: Number, config: SameConfigFile = None) -> None:
+    """What was not delivered of an acquisition need not be: it may be deleted after its time."""
+    with told(), _journal(config or context.obj) as journal:
+        print(journal.orders.forget(acquisition))
 
 
 def _list(config: Path | None, as_json: bool) -> None:

@@ -8,6 +8,7 @@ acquisition goes
     receiving -> complete        + one job:  queued -> running -> done      + deliveries: pending -> delivered
               -> incomplete                                   -> failed                          -> undeliverable
               -> refused                                      -> superseded
+                                                   <- retry                             -> forgotten
               -> cleaned, after any of these: its images and deliveries are deleted
               <- a late instance opens it again, whatever became of it
 
@@ -249,10 +250,11 @@ class Journal:
                 "SELECT sha256, sender FROM instance WHERE acquisition_id = ? ORDER BY sha256", (acquisition,)
             ).fetchall()
             earlier = db.execute(
-                "SELECT derived_at FROM job WHERE acquisition_id = ? AND id < ? AND state = 'done' AND notice = '' "
+                "SELECT derived_at FROM job WHERE acquisition_id = ? AND id < ? AND notice = '' "
                 "AND EXISTS (SELECT 1 FROM delivery WHERE job_id = job.id) ORDER BY id DESC LIMIT 1",
                 (acquisition, id_),
             ).fetchone()
+            written = db.execute("SELECT DISTINCT path, sha256 FROM delivery WHERE job_id = ?", (id_,)).fetchall()
         return Job(
             id_,
             acquisition,
@@ -263,13 +265,14 @@ class Journal:
             frozenset(sender for _, sender in instances),
             _NOTICE.validate_json(notice) if notice else None,
             datetime.fromisoformat(earlier[0]) if earlier and not notice else None,
+            tuple((Path(path).name, sha256) for path, sha256 in written),
         )
 
     def finish(self, job: Job, results: Iterable[Result], destinations: Iterable[str], report: str = "") -> bool:
         """In one transaction: the job is done and every result is queued for every destination.
 
-        An object that was queued before keeps its file and its state. False, and no change, if the job is no longer
-        running: a late instance superseded it. ``report`` is `node.report.Report.to_json`.
+        An object that was queued before keeps its file and its state, and is due. False, and no change, if the job
+        is no longer running: a late instance superseded it. ``report`` is `node.report.Report.to_json`.
         """
         now = self._clock()
         rows = [
@@ -284,7 +287,7 @@ class Journal:
             db.executemany(
                 "INSERT INTO delivery (job_id, destination, series, sop_class_uid, sop_instance_uid, path, sha256, "
                 "state, queued_at, next_try_at) VALUES (?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?) "
-                "ON CONFLICT DO UPDATE SET job_id = excluded.job_id",
+                "ON CONFLICT DO UPDATE SET job_id = excluded.job_id, next_try_at = excluded.next_try_at",
                 rows,
             )
         return True

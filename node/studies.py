@@ -50,6 +50,7 @@ class Studies:
                 UNION ALL
                 SELECT study_uid, job.changed_at, job.state IN ('queued', 'running', 'done')
                        OR (notice <> '' AND job.state <> 'superseded')
+                       OR (notice = '' AND EXISTS (SELECT 1 FROM delivery WHERE job_id = job.id))
                 FROM acquisition CROSS JOIN job ON acquisition_id = acquisition.id WHERE study_uid IN study)
             SELECT study_uid, MAX(changed_at) FROM part GROUP BY study_uid HAVING NOT MAX(forbids)
             """,

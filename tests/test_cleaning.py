@@ -220,13 +220,13 @@ def test_an_image_that_comes_in_the_middle_keeps_all(node: Node, monkeypatch: py
     node.reconstruct("a")
     node.deliver()
     before = node.files()
-    forget = node.journal.keeping.forget
+    forget = node.journal.keeping.clean
 
     def late(acquisition: int, instances: int) -> bool:
         node.receive("a", images=1, first=3)
         return forget(acquisition, instances)
 
-    monkeypatch.setattr(node.journal.keeping, "forget", late)
+    monkeypatch.setattr(node.journal.keeping, "clean", late)
     node.now += 8 * DAY_S
     node.cleaner.step()
     assert node.files() == sorted(["a", *before])
@@ -259,7 +259,7 @@ def test_wherever_the_process_ends_nothing_is_half_there(
         if cut == "set aside one":
             patch.setattr(node.spool, "set_aside", after(1, node.spool.set_aside))
         elif cut == "set aside all":
-            patch.setattr(node.journal.keeping, "forget", after(0, node.journal.keeping.forget))
+            patch.setattr(node.journal.keeping, "clean", after(0, node.journal.keeping.clean))
         elif cut == "files deleted":
             patch.setattr("shutil.rmtree", after(0, lambda: None))
         else:
