@@ -7,12 +7,12 @@ acquisition goes
 
     receiving -> complete        + one job:  queued -> running -> done      + deliveries: pending -> delivered
               -> incomplete                                   -> failed                          -> undeliverable
-              -> refused                                      -> superseded
-                                                   <- retry                             -> forgotten
+              -> refused                                      -> superseded                      -> forgotten
               -> cleaned, after any of these: its images and deliveries are deleted
               <- a late instance opens it again, whatever became of it
 
-A job makes QSM, or the page of a study that says why there is none (``notice``): at most one in a study.
+A job makes QSM, or the page of a study that says why there is none (``notice``): at most one in a study. One that is
+done is queued again where its result is damaged, see `node.orders`.
 Knows no DICOM beyond UIDs, no network and no files but its own. ``Journal(None)`` lives in memory.
 """
 

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pydicom
@@ -35,6 +35,10 @@ PAGE = Notice("QSMNODE", (Reason("series 5 (qsm)", WHY, "Store the phase too."),
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def derived_at(job: int) -> datetime:
+    return AT + timedelta(hours=job)
 
 
 def damage(path: Path) -> None:
@@ -70,7 +74,8 @@ class Site:
             self.journal.add(image)
 
     def start(self) -> None:
-        assert self.journal.complete(self.journal.receiving()[-1], "default", AT)
+        number = 1 + len(self.journal.query("SELECT id FROM job"))
+        assert self.journal.complete(self.journal.receiving()[-1], "default", derived_at(number))
 
     def finish(self, *uids: str) -> None:
         """A job ends with results that are only names."""
@@ -250,6 +255,8 @@ def test_an_earlier_result_cannot_be_made_from_the_images_that_are_there_now(sit
     assert "`qsm-node jobs forget 1` gives it up" in said
     assert site.journal.lease() is None
     site.journal.orders.forget(1)
+    assert [group.state for group in deliveries(site.journal, 1)] == ["forgotten", "delivered"]
+    assert site.state == "delivered"
     assert len(site.journal.keeping.expendable()) == 1
 
 
@@ -262,13 +269,13 @@ def test_a_result_that_is_made_again_supersedes_what_it_superseded_the_first_tim
         assert "queued again" in site.journal.orders.retry(1, {2})
         job = site.journal.lease()
         assert job
-        assert (job.id, job.supersedes) == (2, AT)
+        assert (job.id, job.supersedes) == (2, derived_at(1))
         site.journal.fail(job, Refusal("not-reproduced", "of late"), None)
     site.receive("3")
     site.start()
     job = site.journal.lease()
     assert job
-    assert (job.id, job.supersedes, job.written) == (3, AT, ())
+    assert (job.id, job.supersedes, job.written) == (3, derived_at(2), ())
 
 
 def test_a_result_of_an_earlier_state_is_sent_again_while_its_acquisition_is_judged_again(site: Site) -> None:
