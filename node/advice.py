@@ -57,6 +57,8 @@ ADVICE = {
     "time-limit": "give the node more memory or more cores",
     "disk-full": "free space: it goes on by itself",
     "disk": "free space, check the disk",
+    "not-reproduced": "go back to version and settings of then and `qsm-node jobs retry ID`, or "
+    "`qsm-node jobs forget ID`",
     "bad-input": _REPORT,
     "node-crash": _REPORT,
     "internal-error": _REPORT,

@@ -39,16 +39,21 @@ _LONG_TEXT = 10240
 """Longest value of VR LT, PS3.5 table 6.2-1."""
 
 
-def write_notice(notice: Notice, source: Path, folder: Path, derived_at: datetime) -> Derived:
+def write_notice(notice: Notice, source: Path, folder: Path, derived_at: datetime, sha256: str = "") -> Derived:
     """Write the page of a study into ``folder`` (made if absent) as ``notice-0001.dcm``.
 
     ``source`` is an image of the study. The UIDs are a function of study, text and version; equal arguments give
     equal bytes.
+
+    Raises
+    ------
+    NotReproduced
+        The file has another digest than it was said to have.
     """
     ds = _object(notice, read_dataset(source), derived_at)
     make_folder(folder)
     path = folder / "notice-0001.dcm"
-    digest = write_whole(path, encoded(ds))
+    digest = write_whole(path, encoded(ds), sha256)
     sync_folder(folder)
     return Derived(path, ds.SOPClassUID, ds.SOPInstanceUID, "notice", digest)
 

@@ -107,20 +107,24 @@ class Cleaner:
         folders = [self._settings.data_dir / job_folder(job) for job in self._journal.keeping.jobs(acquisition)]
         for sha256 in objects:
             self._spool.set_aside(sha256)
-        forgotten = False
+        undelivered = self._journal.keeping.forgotten(acquisition)
+        cleaned = False
         try:
-            forgotten = self._journal.keeping.forget(acquisition, len(objects))
+            cleaned = self._journal.keeping.clean(acquisition, len(objects))
         finally:
-            if not forgotten:  # one came meanwhile, or the journal's disk is full
+            if not cleaned:  # one came meanwhile, or the journal's disk is full
                 for sha256 in objects:
                     self._spool.put_back(sha256)
-        if not forgotten:
+        if not cleaned:
             return 0
         freed = sum(self._spool.drop(sha256) for sha256 in objects) + sum(map(sum, map(_sizes, folders)))
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
         self._used -= freed
-        log.info("cleaned", acquisition=acquisition, why=why, images=len(objects), gb=round(freed / 1e9, 3))
+        log.info(
+            "cleaned",
+            acquisition=acquisition, why=why, images=len(objects), gb=round(freed / 1e9, 3), undelivered=undelivered,
+        )  # fmt: skip
         return freed
 
     def _tidy(self, now: float) -> None:

@@ -37,6 +37,7 @@ _WILL_NOT = {0x0117, 0x0118, 0x0119, 0x0122, 0x0124}
 """Invalid object, no such class, class-instance conflict, class not supported, not authorised."""
 _WILL_NOT_BY_BYTE = {0xA8, 0xA9, *range(0xC0, 0xD0)}
 """Data set does not match its class; cannot understand."""
+_AGAIN = "`qsm-node jobs retry` makes it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +153,10 @@ def read(item: Item) -> Dataset | Sent:
     try:
         content = item.path.read_bytes()
         if item.sha256 not in {"", hashlib.sha256(content).hexdigest()}:
-            return Sent("refused", f"{item.path.name} in the data folder is damaged: it is not what was written")
+            return Sent("refused", f"{item.path.name} in the data folder is damaged, not what was written; {_AGAIN}")
         return pydicom.dcmread(io.BytesIO(content))
     except FileNotFoundError:
-        return Sent("refused", f"{item.path.name} is no longer in the data folder")
+        return Sent("refused", f"{item.path.name} is no longer in the data folder; {_AGAIN}")
     except Exception as error:
         return Sent("refused", f"{item.path.name} in the data folder cannot be read ({type(error).__name__})")
 

@@ -5,7 +5,8 @@
     pending -> delivered
             -> stored -> committed     where the peer is asked for commitment
                       -> pending       it did not commit: sent again
-            -> undeliverable
+            -> undeliverable          after long; pending again if an administrator says so
+            -> forgotten              nobody waits for it any more, see `node.orders`
 
 Knows no network and decides nothing about trying again.
 """
@@ -54,12 +55,26 @@ class Deliveries:
             destination, self._clock(), LONGEST_PAUSE_S,
         )  # fmt: skip
 
+    def elsewhere(self, destinations: Iterable[str]) -> list[tuple[str, int, list[int]]]:
+        """What is to be sent to others than these: destination, number of objects, their acquisitions."""
+        rows = self._db.rows(
+            "SELECT destination, COUNT(*), json_group_array(DISTINCT acquisition_id) "
+            "FROM delivery JOIN job ON job.id = job_id WHERE delivery.state IN ('pending', 'undeliverable') "
+            "AND destination NOT IN (SELECT value FROM json_each(?)) GROUP BY destination ORDER BY destination",
+            json.dumps(list(destinations)),
+        )
+        return [(to, objects, sorted(json.loads(acquisitions))) for to, objects, acquisitions in rows]
+
     def enter(self, attempts: Iterable[Attempt]) -> None:
-        """Enter how attempts ended, in one transaction."""
+        """Enter how attempts ended, in one transaction.
+
+        What was forgotten meanwhile stays so, unless it arrived.
+        """
         now = self._clock()
         with self._db.transaction() as db:
             db.executemany(
-                "UPDATE delivery SET state = ?, sentence = ?, attempts = attempts + 1, next_try_at = ? WHERE id = ?",
+                "UPDATE delivery SET state = CASE WHEN state = 'forgotten' AND ?1 IN ('pending', 'undeliverable') "
+                "THEN state ELSE ?1 END, sentence = ?2, attempts = attempts + 1, next_try_at = ?3 WHERE id = ?4",
                 [(a.state, a.sentence, now + a.retry_in_s, a.delivery.id) for a in attempts],
             )
 

@@ -25,7 +25,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from node import __version__
 from node.archive import parametric_map, segmentation
-from node.errors import PermanentError
+from node.errors import NotReproduced, PermanentError
 from node.files import make_folder, sync_folder, write_whole
 from node.identity import IMPLEMENTATION_UID, is_own
 from node.inherit import inherited
@@ -59,12 +59,15 @@ class DeriveOptions:
         Digest of a mask that the user supplied instead of the automatic one; part of the identifiers.
     supersedes
         Time of derivation of the result that this one takes the place of, since further images came.
+    written
+        Name and SHA-256 of files that were written before and have to come out as they were.
     """
 
     segmentation: bool = False
     parametric_map: bool = False
     supplied_mask_sha256: str = ""
     supersedes: datetime | None = None
+    written: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +113,29 @@ def write_derived(
     ------
     PermanentError
         The result holds NaN or infinity, or does not lie on the grid of the source.
+    NotReproduced
+        A file does not come out as it was written before; it stays as it is.
     """
     provenance = Provenance(
         source, result, report, derived_at, options.supplied_mask_sha256, options.supersedes
     )  # fmt: skip
     make_folder(folder)
+    before = dict(options.written)
 
     def write(series: Series, ds: Dataset, content: bytes) -> Derived:
         path = folder / f"{series}-{ds.InstanceNumber:04d}.dcm"
-        return Derived(path, ds.SOPClassUID, ds.SOPInstanceUID, series, write_whole(path, content))
+        digest = write_whole(path, content, before.get(path.name, ""))
+        return Derived(path, ds.SOPClassUID, ds.SOPInstanceUID, series, digest)
 
     with ThreadPoolExecutor(_WRITERS) as writers:  # one object is encoded while others are synchronised
         objects = _objects(source, result, provenance, options)
-        written = [writers.submit(write, series, ds, encoded(ds)) for series, ds in objects]
+        writing = [writers.submit(write, series, ds, encoded(ds)) for series, ds in objects]
     sync_folder(folder)
-    return [writing.result() for writing in written]
+    written = [future.result() for future in writing]
+    gone = before.keys() - {item.path.name for item in written}
+    if gone:
+        raise NotReproduced(f"{min(gone)} does not come out any more: version or settings changed since")
+    return written
 
 
 def encoded(ds: Dataset) -> bytes:

@@ -6,7 +6,8 @@
     ├── PermanentError      trying again gives the same
     │   ├── Refused         the input is not what the node reconstructs; carries a `Refusal`
     │   ├── Unreadable      not a DICOM file, truncated, or pixels that cannot be decoded
-    │   └── BadMask         a supplied mask is no mask of these images
+    │   ├── BadMask         a supplied mask is no mask of these images
+    │   └── NotReproduced   a result does not come out again as it was
     └── TransientError      worth another attempt
 
 Knows no DICOM: a `Refusal` is a value, made where the reason is seen, read by the person who can act.
@@ -76,3 +77,7 @@ class Unreadable(PermanentError):
 
 class BadMask(PermanentError):
     """A supplied mask is no mask of these images."""
+
+
+class NotReproduced(PermanentError):
+    """A result does not come out again as it was: what others hold of it would not fit."""

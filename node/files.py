@@ -10,7 +10,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from node.errors import Unreadable
+from node.errors import NotReproduced, Unreadable
 
 _DEFER_BYTES = 1 << 14
 """Longer elements (pixels, private headers) stay on disk until they are used; every text of 10240 characters (VR LT,
@@ -33,11 +33,19 @@ def read_dataset(path: Path) -> Dataset:
         raise Unreadable(f"{path.name}: damaged DICOM file ({type(error).__name__})") from error
 
 
-def write_whole(path: Path, content: bytes) -> str:
+def write_whole(path: Path, content: bytes, sha256: str = "") -> str:
     """Write a file that is, after a loss of power too, either whole or absent; its SHA-256.
 
     The content goes to a temporary name in the same folder, is synchronised and renamed.
+
+    Raises
+    ------
+    NotReproduced
+        The content has another digest than it was said to have; nothing is written.
     """
+    digest = hashlib.sha256(content).hexdigest()
+    if sha256 not in {"", digest}:
+        raise NotReproduced(f"{path.name} does not come out as it was: version or settings changed since")
     part = path.with_name(f"{path.name}.part")
     try:
         with part.open("wb") as file:
@@ -48,7 +56,7 @@ def write_whole(path: Path, content: bytes) -> str:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    return hashlib.sha256(content).hexdigest()
+    return digest
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:

@@ -145,7 +145,7 @@ class Indexer:
                 )  # fmt: skip
         for (acquisition, sender), count in again.items():
             log.info(
-                f"came again: nothing to do; `qsm-node jobs retry {acquisition}` makes the result anew",
+                f"came again: nothing to do; `qsm-node jobs retry {acquisition}` sets going what stopped",
                 acquisition=acquisition, sender=sender, images=count,
             )  # fmt: skip
 

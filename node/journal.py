@@ -7,11 +7,12 @@ acquisition goes
 
     receiving -> complete        + one job:  queued -> running -> done      + deliveries: pending -> delivered
               -> incomplete                                   -> failed                          -> undeliverable
-              -> refused                                      -> superseded
+              -> refused                                      -> superseded                      -> forgotten
               -> cleaned, after any of these: its images and deliveries are deleted
               <- a late instance opens it again, whatever became of it
 
-A job makes QSM, or the page of a study that says why there is none (``notice``): at most one in a study.
+A job makes QSM, or the page of a study that says why there is none (``notice``): at most one in a study. One that is
+done is queued again where its result is damaged, see `node.orders`.
 Knows no DICOM beyond UIDs, no network and no files but its own. ``Journal(None)`` lives in memory.
 """
 
@@ -29,14 +30,15 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from node.database import Database, JournalError
+from node.database import Database
 from node.deliveries import Deliveries
 from node.errors import Refusal
 from node.fetches import Fetches
 from node.keeping import Keeping
-from node.records import Gathering, Job, Notice, Received, Result, Settled, Stopped
+from node.orders import Orders
+from node.records import Gathering, Job, Notice, Received, Result
+from node.studies import Studies, drop_notice
 
-_SAME_STUDY = "(SELECT id FROM acquisition WHERE study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))"
 _NOTICE = TypeAdapter(Notice)
 Aside = Literal["ignored", "rejected", "conflict"]
 
@@ -59,6 +61,10 @@ class Journal:
         What a PACS was asked for.
     keeping
         What need not be kept any longer.
+    studies
+        Which of them get a page that says why there is no QSM.
+    orders
+        What an administrator asks for.
 
     Raises
     ------
@@ -74,6 +80,8 @@ class Journal:
         self.deliveries = Deliveries(self._db, clock)
         self.fetches = Fetches(self._db, clock)
         self.keeping = Keeping(self._db, clock)
+        self.studies = Studies(self._db, clock)
+        self.orders = Orders(self._db, clock)
 
     def close(self) -> None:
         """Close the file. Nothing else may be called afterwards."""
@@ -128,7 +136,7 @@ class Journal:
             "WHERE acquisition_id = ? AND state IN ('queued', 'running')",
             (now, acquisition),
         )
-        self._drop_notice(db, acquisition, now)
+        drop_notice(db, acquisition, now)
         db.execute(
             "INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?, ?)",
             (obj.sop_instance_uid, acquisition, obj.sha256, obj.sender, obj.header, now, obj.content),
@@ -242,10 +250,11 @@ class Journal:
                 "SELECT sha256, sender FROM instance WHERE acquisition_id = ? ORDER BY sha256", (acquisition,)
             ).fetchall()
             earlier = db.execute(
-                "SELECT derived_at FROM job WHERE acquisition_id = ? AND id < ? AND state = 'done' AND notice = '' "
+                "SELECT derived_at FROM job WHERE acquisition_id = ? AND id < ? AND notice = '' "
                 "AND EXISTS (SELECT 1 FROM delivery WHERE job_id = job.id) ORDER BY id DESC LIMIT 1",
                 (acquisition, id_),
             ).fetchone()
+            written = db.execute("SELECT DISTINCT path, sha256 FROM delivery WHERE job_id = ?", (id_,)).fetchall()
         return Job(
             id_,
             acquisition,
@@ -256,13 +265,14 @@ class Journal:
             frozenset(sender for _, sender in instances),
             _NOTICE.validate_json(notice) if notice else None,
             datetime.fromisoformat(earlier[0]) if earlier and not notice else None,
+            tuple((Path(path).name, sha256) for path, sha256 in written),
         )
 
     def finish(self, job: Job, results: Iterable[Result], destinations: Iterable[str], report: str = "") -> bool:
         """In one transaction: the job is done and every result is queued for every destination.
 
-        An object that was queued before keeps its file and its state. False, and no change, if the job is no longer
-        running: a late instance superseded it. ``report`` is `node.report.Report.to_json`.
+        An object that was queued before keeps its file and its state, and is due. False, and no change, if the job
+        is no longer running: a late instance superseded it. ``report`` is `node.report.Report.to_json`.
         """
         now = self._clock()
         rows = [
@@ -277,7 +287,7 @@ class Journal:
             db.executemany(
                 "INSERT INTO delivery (job_id, destination, series, sop_class_uid, sop_instance_uid, path, sha256, "
                 "state, queued_at, next_try_at) VALUES (?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?) "
-                "ON CONFLICT DO UPDATE SET job_id = excluded.job_id",
+                "ON CONFLICT DO UPDATE SET job_id = excluded.job_id, next_try_at = excluded.next_try_at",
                 rows,
             )
         return True
@@ -316,124 +326,6 @@ class Journal:
         """Queue the jobs that were running when the node ended without a word; their number."""
         with self._db.transaction() as db:
             return db.execute("UPDATE job SET state = 'queued' WHERE state = 'running'").rowcount
-
-    # --- pages that say why there is no QSM
-
-    def settled(self, since: float) -> list[Settled]:
-        """Studies of which an acquisition changed since then (seconds since the epoch) and that may get a page.
-
-        Nothing of them is received, queued or running; nothing was reconstructed; they have no page.
-        """
-        return self._settled("changed_at >= ?", since)
-
-    def _settled(self, which: str, parameter: float | str) -> list[Settled]:
-        rows = self._db.rows(
-            f"""
-            WITH study AS (SELECT study_uid FROM acquisition WHERE {which}),
-            part AS (
-                SELECT study_uid, changed_at, state = 'receiving' AS forbids
-                FROM acquisition WHERE study_uid IN study
-                UNION ALL
-                SELECT study_uid, job.changed_at, job.state IN ('queued', 'running', 'done')
-                       OR (notice <> '' AND job.state <> 'superseded')
-                FROM acquisition CROSS JOIN job ON acquisition_id = acquisition.id WHERE study_uid IN study)
-            SELECT study_uid, MAX(changed_at) FROM part GROUP BY study_uid HAVING NOT MAX(forbids)
-            """,
-            parameter,
-        )
-        return [Settled(*row) for row in rows]
-
-    def stopped(self, study_uid: str) -> list[Stopped]:
-        """The acquisitions of a study that were refused or failed, oldest first."""
-        rows = self._db.rows(
-            """
-            SELECT id, code, sentence FROM acquisition WHERE study_uid = ?1 AND state IN ('incomplete', 'refused')
-            UNION ALL
-            SELECT a.id, job.code, job.sentence FROM acquisition a JOIN job ON job.id =
-                (SELECT MAX(id) FROM job WHERE acquisition_id = a.id AND notice = '')
-            WHERE study_uid = ?1 AND a.state = 'complete' AND job.state = 'failed'
-            ORDER BY 1
-            """,
-            study_uid,
-        )
-        return [Stopped(id_, Refusal(code, sentence)) for id_, code, sentence in rows]
-
-    def notify(self, study: Settled, acquisition_id: int, notice: Notice, derived_at: datetime) -> int | None:
-        """Queue the job that makes the study's page from an image of this acquisition. The job's number.
-
-        None, and no change, if the study is no longer as it was settled.
-        """
-        with self._db.transaction() as db:
-            if study not in self._settled("study_uid = ?", study.study_uid):
-                return None
-            if acquisition_id not in {stopped.acquisition_id for stopped in self.stopped(study.study_uid)}:
-                return None  # cleaned meanwhile
-            (job,) = db.execute(
-                "INSERT INTO job (acquisition_id, state, recipe, derived_at, not_before, changed_at, notice) "
-                "VALUES (?, 'queued', '', ?, 0, ?, ?) RETURNING id",
-                (acquisition_id, derived_at.isoformat(), self._clock(), _NOTICE.dump_json(notice).decode()),
-            ).fetchone()
-        return int(job)
-
-    @staticmethod
-    def _drop_notice(db: sqlite3.Connection, acquisition_id: int, now: float) -> None:
-        """The study goes on: a page that is not made yet would say what is no longer so."""
-        db.execute(
-            "UPDATE job SET state = 'superseded', changed_at = ?2 WHERE notice <> '' "
-            f"AND state IN ('queued', 'running', 'failed') AND acquisition_id IN {_SAME_STUDY}",
-            (acquisition_id, now),
-        )
-
-    # --- what an administrator asks
-
-    def retry(self, acquisition_id: int) -> str:
-        """Set going again what stopped: a failed job, failed or waiting deliveries, or a judgement.
-
-        A page of the study that was not delivered is sent again, one that was not made is considered again.
-
-        Returns
-        -------
-        str
-            What happens now, in words.
-
-        Raises
-        ------
-        JournalError
-            There is no such acquisition, or nothing that could be retried.
-        """
-        now = self._clock()
-        newest = "(SELECT MAX(id) FROM job WHERE acquisition_id = ?1 AND notice = '')"
-        page = f"SELECT id FROM job WHERE notice <> '' AND acquisition_id IN {_SAME_STUDY}"
-        send = (
-            "UPDATE delivery SET state = 'pending', queued_at = ?2, next_try_at = 0 "
-            "WHERE state IN ('undeliverable', 'pending') AND job_id IN"
-        )
-        with self._db.transaction() as db:
-            if db.execute(
-                "SELECT 1 FROM acquisition WHERE id = ? AND state = 'cleaned'", (acquisition_id,)
-            ).fetchone():
-                raise JournalError(f"acquisition {acquisition_id}: its images are deleted; send it again")
-            self._drop_notice(db, acquisition_id, now)
-            db.execute("DELETE FROM fetch WHERE acquisition_id = ?", (acquisition_id,))
-            pages = db.execute(f"{send} ({page})", (acquisition_id, now)).rowcount
-            if db.execute(
-                "UPDATE acquisition SET state = 'receiving', code = '', sentence = '', changed_at = ? "
-                "WHERE id = ? AND state IN ('incomplete', 'refused')",
-                (now, acquisition_id),
-            ).rowcount:
-                return "will be judged again after the quiet time"
-            if db.execute(
-                f"UPDATE job SET state = 'queued', attempts = 0, not_before = 0, changed_at = ?2 "
-                f"WHERE id = {newest} AND state IN ('failed', 'queued') "
-                "AND EXISTS (SELECT 1 FROM acquisition WHERE id = ?1 AND state = 'complete')",  # no image came since
-                (acquisition_id, now),
-            ).rowcount:
-                return "the reconstruction is queued again"
-            results = "SELECT id FROM job WHERE acquisition_id = ?1 AND notice = ''"  # earlier ones, too
-            sent = pages + db.execute(f"{send} ({results})", (acquisition_id, now)).rowcount
-            if not sent:
-                raise JournalError(f"acquisition {acquisition_id}: does not exist, or has nothing to try again")
-        return f"{sent} objects are sent again"
 
     def query(self, sql: str, *parameters: Any) -> list[Any]:
         """Rows of a SELECT, for those who only look."""

@@ -1,4 +1,4 @@
-"""The journal's rows that need not be kept any longer: whose acquisition is at rest and delivered.
+"""The journal's rows that need not be kept any longer: whose acquisition is at rest and delivered, or forgotten.
 
 An acquisition that is cleaned leaves a row, and its jobs, for a year: they say that the study had its result. Knows
 no files.
@@ -17,7 +17,7 @@ _EXPENDABLE = """
     state IN ('complete', 'incomplete', 'refused')
     AND NOT EXISTS (SELECT 1 FROM job WHERE acquisition_id = a.id AND job.state IN ('queued', 'running'))
     AND NOT EXISTS (SELECT 1 FROM job JOIN delivery ON job_id = job.id
-                    WHERE acquisition_id = a.id AND delivery.state NOT IN ('delivered', 'committed'))
+                    WHERE acquisition_id = a.id AND delivery.state NOT IN ('delivered', 'committed', 'forgotten'))
 """
 
 
@@ -55,7 +55,16 @@ class Keeping:
         rows = self._db.rows("SELECT id FROM job WHERE acquisition_id = ?", acquisition_id)
         return [int(id_) for (id_,) in rows]
 
-    def forget(self, acquisition_id: int, instances: int) -> bool:
+    def forgotten(self, acquisition_id: int) -> int:
+        """How many of its objects were not delivered and need not be."""
+        rows = self._db.rows(
+            "SELECT COUNT(*) FROM job JOIN delivery ON job_id = job.id "
+            "WHERE acquisition_id = ? AND delivery.state = 'forgotten'",
+            acquisition_id,
+        )
+        return int(rows[0][0])
+
+    def clean(self, acquisition_id: int, instances: int) -> bool:
         """Delete images and deliveries; the acquisition is cleaned.
 
         False, and no change, if it is no longer expendable or has not so many instances: one came meanwhile.

@@ -220,6 +220,7 @@ class Reconstructor:
             notice=job.notice,
             site=self._settings.site,
             supersedes=job.supersedes,
+            written=job.written,
         )
         log.info("job started", job=job.id, acquisition=job.acquisition_id, attempt=job.attempts)
         start_s = time.monotonic()

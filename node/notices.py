@@ -88,7 +88,7 @@ class Notifier:
     def step(self) -> None:
         """Look at every study that has been settled for long enough since it was last looked at."""
         now_s = self._monotonic()
-        settled = set(self._journal.settled(self._clock() - FORGOTTEN_S))
+        settled = set(self._journal.studies.settled(self._clock() - FORGOTTEN_S))
         self._settled_s = {study: self._settled_s.get(study, now_s) for study in settled}
         self._seen &= settled
         for study in settled - self._seen:
@@ -99,7 +99,7 @@ class Notifier:
     def _look(self, study: Settled) -> None:
         found = [
             (stopped, headers)
-            for stopped in self._journal.stopped(study.study_uid)
+            for stopped in self._journal.studies.stopped(study.study_uid)
             if meant_for_qsm(stopped.refusal.code, headers := self._headers(stopped))
         ]
         if not found:
@@ -108,7 +108,7 @@ class Notifier:
         notice = Notice(self._settings.ae_title, tuple(reasons))
         acquisition = found[0][0].acquisition_id
         derived_at = datetime.fromtimestamp(self._clock()).astimezone().replace(microsecond=0)
-        job = self._journal.notify(study, acquisition, notice, derived_at)
+        job = self._journal.studies.notify(study, acquisition, notice, derived_at)
         if job is not None:
             codes = [stopped.refusal.code for stopped, _ in found]
             log.info("the study gets a page that says why", job=job, acquisition=acquisition, codes=codes)

@@ -17,8 +17,8 @@ class Summary:
     """Where an acquisition is on its way, and why it is not further.
 
     ``state`` is receiving, incomplete, refused, queued, running, failed, done (nowhere to send), delivering,
-    delivered or undeliverable. Times are seconds since the epoch. ``notice`` is the state of the job that makes the
-    study's page "QSM not produced"; empty where there is none.
+    delivered, undeliverable or forgotten. Times are seconds since the epoch. ``notice`` is the state of the job that
+    makes the study's page "QSM not produced"; empty where there is none.
     """
 
     id: int
@@ -74,14 +74,15 @@ def summaries(journal: Journal, acquisition_id: int | None = None) -> list[Summa
         """
         SELECT a.id, a.state, a.study_uid, a.code, a.sentence, i.senders, i.images, i.received_at,
                j.state, j.code, j.sentence, COALESCE(j.attempts, 0),
-               COALESCE(d.delivered, 0), COALESCE(d.total, 0), u.objects, COALESCE(u.sentence, d.sentence), n.state
+               COALESCE(d.delivered, 0), COALESCE(d.total, 0), COALESCE(d.forgotten, 0),
+               u.objects, COALESCE(u.sentence, d.sentence), n.state
         FROM acquisition a
         JOIN (SELECT acquisition_id, COUNT(*) AS images, json_group_array(DISTINCT sender) AS senders,
                      MAX(received_at) AS received_at
               FROM instance GROUP BY acquisition_id) i ON i.acquisition_id = a.id
         LEFT JOIN job j ON j.id = (SELECT MAX(id) FROM job WHERE acquisition_id = a.id AND notice = '')
         LEFT JOIN (SELECT job_id, COUNT(*) AS total, SUM(state IN ('delivered', 'stored', 'committed')) AS delivered,
-                          MAX(sentence) AS sentence
+                          SUM(state = 'forgotten') AS forgotten, MAX(sentence) AS sentence
                    FROM delivery GROUP BY job_id) d ON d.job_id = j.id
         LEFT JOIN (SELECT acquisition_id, COUNT(*) AS objects, MAX(delivery.sentence) AS sentence
                    FROM delivery JOIN job ON job.id = job_id
@@ -99,12 +100,17 @@ def summaries(journal: Journal, acquisition_id: int | None = None) -> list[Summa
 def _summary(
     id_: int, state: str, study_uid: str, code: str, sentence: str, senders: str, images: int, received_at: float,
     job_state: str | None, job_code: str, job_sentence: str, attempts: int,
-    delivered: int, total: int, undeliverable: int | None, delivery_sentence: str, notice: str | None,
+    delivered: int, total: int, forgotten: int,
+    undeliverable: int | None, delivery_sentence: str, notice: str | None,
 ) -> Summary:  # fmt: skip
     if state == "complete" and job_state is not None:
         state, code, sentence = job_state, job_code, job_sentence
         if state == "done" and total:
-            state = "undeliverable" if undeliverable else "delivered" if delivered == total else "delivering"
+            state = "delivering"
+            if undeliverable:
+                state = "undeliverable"
+            elif delivered + forgotten == total:
+                state = "forgotten" if forgotten else "delivered"
             code, sentence = "", delivery_sentence
     return Summary(
         id_, state, study_uid, tuple(sorted(json.loads(senders))), images, received_at,
@@ -120,7 +126,7 @@ def deliveries(journal: Journal, acquisition_id: int) -> list[DeliveryGroup]:
         WHERE job_id = (SELECT MAX(id) FROM job WHERE acquisition_id = ?1 AND notice = '') OR job_id IN (
             SELECT job.id FROM job JOIN acquisition b ON b.id = acquisition_id
             WHERE notice <> '' AND study_uid = (SELECT study_uid FROM acquisition WHERE id = ?1))
-            OR (state = 'undeliverable' AND job_id IN (SELECT id FROM job WHERE acquisition_id = ?1))
+            OR (state IN ('undeliverable', 'forgotten') AND job_id IN (SELECT id FROM job WHERE acquisition_id = ?1))
         GROUP BY destination, series, state, sentence <> '' ORDER BY destination, MIN(id)
         """,
         acquisition_id,

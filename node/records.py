@@ -71,7 +71,8 @@ class Notice:
 class Job:
     """A leased job with what it needs. ``sha256s`` name the objects in the spool; ``notice``: makes this page.
 
-    ``supersedes``: when the result was derived that was delivered before further images came.
+    ``supersedes``: when the result was derived that was delivered before further images came. ``written``: name and
+    SHA-256 of the files of an earlier run, if this one makes them again.
     """
 
     id: int
@@ -83,6 +84,7 @@ class Job:
     senders: frozenset[str]
     notice: Notice | None = None
     supersedes: datetime | None = None
+    written: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,8 @@ class JobSpec:
         What the site decides about its scanners and scans.
     supersedes
         Time of derivation of the result that this one takes the place of.
+    written
+        Name and SHA-256 of the files of an earlier run: they come out again as they were, or nothing is written.
     """
 
     paths: tuple[Path, ...]
@@ -163,6 +167,7 @@ class JobSpec:
     notice: Notice | None = None
     site: Site = Site()
     supersedes: datetime | None = None
+    written: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ from node.warm import ABOUT_S, SHIPPED, Warmed, choose_cache, is_warm, kernel_ca
 JOURNAL = "journal.sqlite"
 _TICK_S = 0.5
 _CLEAN_S = 15.0
+_NAMED = 20
+"""Acquisitions in a line of the log; `qsm-node jobs` lists all."""
 _READER_NICENESS = 10
 """Of the process that reads headers: images are received before they are looked at."""
 
@@ -181,6 +183,7 @@ class Node:
             raise CannotStart(f"data_dir {settings.data_dir}: inbox and spool are on different file systems")
         self.journal = Journal(settings.data_dir / JOURNAL)
         self.journal.deliveries.waive(settings.asked)
+        self._tell_of_lost_destinations()
         self._outbox = Outbox(self.journal, settings, self._link)
         deliver = Loop("deliver", self._outbox.step, _TICK_S)
         self._reconstructor = Reconstructor(self.journal, spool, settings, self._new_reconstructor, deliver.wake)
@@ -205,6 +208,17 @@ class Node:
         if settings.notice_after_min:
             notifier = Notifier(self.journal, settings, reconstruct.wake)
             self._loops.append(Loop("notify", notifier.step, min(5.0, settings.notice_after_min * 15)))
+
+    def _tell_of_lost_destinations(self) -> None:
+        """What is to be sent to them keeps its acquisitions from being deleted, until somebody decides."""
+        reachable = [name for name, peer in self.settings.peers.items() if peer.reachable]
+        for destination, objects, acquisitions in self.journal.deliveries.elsewhere(reachable):
+            log.warning(
+                "a destination is no longer in the configuration; "
+                "`qsm-node jobs forget ID` gives up what it did not get",
+                destination=destination, objects=objects,
+                acquisitions=acquisitions[:_NAMED], of=len(acquisitions),
+            )  # fmt: skip
 
     def _close(self) -> None:
         self.journal.close()

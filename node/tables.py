@@ -23,6 +23,7 @@ _STYLES = {
     "rejected": "yellow",
     "failed": "bold red",
     "undeliverable": "bold red",
+    "forgotten": "yellow",
     "conflict": "bold red",
     "contradiction": "bold red",
     "met": "green",

@@ -27,7 +27,8 @@ def work(spec: JobSpec) -> JobOutcome:
     """The derived objects of a job, on disk, or why there are none."""
     try:
         if spec.notice:
-            page = write_notice(spec.notice, spec.paths[0], spec.folder, spec.derived_at)
+            before = next((sha256 for _, sha256 in spec.written), "")
+            page = write_notice(spec.notice, spec.paths[0], spec.folder, spec.derived_at, before)
             return Done((_result(spec, page),))
         return _reconstruct(spec)
     except Exception as error:
@@ -35,7 +36,7 @@ def work(spec: JobSpec) -> JobOutcome:
 
 
 def _reconstruct(spec: JobSpec) -> Done:
-    options = DeriveOptions(spec.segmentation, spec.parametric_map, supersedes=spec.supersedes)
+    options = DeriveOptions(spec.segmentation, spec.parametric_map, supersedes=spec.supersedes, written=spec.written)
     source = load(spec.paths, spec.site)
     result = reconstruct(source.acquisition, from_text(spec.recipe))
     report = report_of(source, result)

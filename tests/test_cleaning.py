@@ -13,9 +13,10 @@ from pydicom.uid import MRImageStorage
 
 from node.cleaning import Cleaner
 from node.config import Peer, Settings
+from node.database import JournalError
 from node.errors import Refusal
 from node.jobs import job_folder
-from node.journal import Journal, JournalError
+from node.journal import Journal
 from node.keeping import REMEMBERED_S
 from node.overview import summaries
 from node.records import Attempt, Received, Result
@@ -171,7 +172,7 @@ def test_committed_refused_and_failed_ones_go(node: Node) -> None:
     assert node.files() == []
     assert node.states() == []
     with pytest.raises(JournalError, match="send it again"):
-        node.journal.retry(3)
+        node.journal.orders.retry(3)
 
 
 def test_where_the_share_is_used_up_the_oldest_goes_first_and_no_more_than_needed(node: Node) -> None:
@@ -202,7 +203,7 @@ def test_a_late_image_of_a_cleaned_acquisition_opens_it_with_what_there_is(node:
     assert node.receive("a", images=1, first=3) == acquisition
     (gathering,) = node.journal.receiving()
     assert gathering.instances == 1
-    assert node.journal.settled(0.0) == [], "the study had its result: no page"
+    assert node.journal.studies.settled(0.0) == [], "the study had its result: no page"
 
 
 def test_the_whole_sent_again_is_reconstructed_and_delivered_again(node: Node) -> None:
@@ -218,13 +219,13 @@ def test_an_image_that_comes_in_the_middle_keeps_all(node: Node, monkeypatch: py
     node.reconstruct("a")
     node.deliver()
     before = node.files()
-    forget = node.journal.keeping.forget
+    forget = node.journal.keeping.clean
 
     def late(acquisition: int, instances: int) -> bool:
         node.receive("a", images=1, first=3)
         return forget(acquisition, instances)
 
-    monkeypatch.setattr(node.journal.keeping, "forget", late)
+    monkeypatch.setattr(node.journal.keeping, "clean", late)
     node.now += 8 * DAY_S
     node.cleaner.step()
     assert node.files() == sorted(["a", *before])
@@ -257,7 +258,7 @@ def test_wherever_the_process_ends_nothing_is_half_there(
         if cut == "set aside one":
             patch.setattr(node.spool, "set_aside", after(1, node.spool.set_aside))
         elif cut == "set aside all":
-            patch.setattr(node.journal.keeping, "forget", after(0, node.journal.keeping.forget))
+            patch.setattr(node.journal.keeping, "clean", after(0, node.journal.keeping.clean))
         elif cut == "files deleted":
             patch.setattr("shutil.rmtree", after(0, lambda: None))
         else:

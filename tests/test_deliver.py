@@ -458,7 +458,7 @@ def test_a_peer_that_is_away_for_good_is_given_up_visibly_and_can_be_retried(des
     assert desk.state == "undeliverable"
     assert summaries(desk.journal)[0].sentence == "no association"
     desk.away.clear()
-    assert desk.journal.retry(1) == "6 objects are sent again"
+    assert desk.journal.orders.retry(1) == "6 objects are sent again"
     desk.step()
     assert desk.state == "delivered"
 

@@ -220,8 +220,8 @@ def test_cleaning_that_the_journal_cannot_enter_leaves_the_images(
     site.journal.deliveries.enter([Attempt(d, "delivered") for d in site.journal.deliveries.due()])
     site.clock.now += 86400
     cleaner = Cleaner(site.journal, site.spool, site.settings, site.clock, lambda _: (10**12, 10**12))
-    forget = failing(1, JOURNAL_FULL, site.journal.keeping.forget)
-    monkeypatch.setattr(site.journal.keeping, "forget", forget)
+    forget = failing(1, JOURNAL_FULL, site.journal.keeping.clean)
+    monkeypatch.setattr(site.journal.keeping, "clean", forget)
     with pytest.raises(sqlite3.OperationalError):
         cleaner.step()
     assert {path.name for path in site.spool.folder.iterdir()} == {"sha1.dcm", "sha2.dcm", "sha3.dcm"}

@@ -275,7 +275,7 @@ def test_every_judgement_is_asked_for_once(images: list[Dataset], archive: Archi
     asked = len(archive.asked)
     desk.ask()
     assert len(archive.asked) == asked, "it was asked often enough"
-    desk.journal.retry(1)
+    desk.journal.orders.retry(1)
     desk.settle()
     desk.ask()
     assert len(archive.asked) > asked, "somebody wants it to be tried again"

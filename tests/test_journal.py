@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from journals import DERIVED_AT, Clock, lease
 
+from node.database import JournalError
 from node.errors import Refusal
-from node.journal import Journal, JournalError
+from node.journal import Journal
 from node.overview import asides, deliveries, summaries
 from node.records import Attempt, Gathering, Job, Notice, Reason, Received, Result
 
@@ -54,7 +55,7 @@ class ModelAcquisition:
 @dataclass
 class ModelDelivery:
     job: int
-    state: Literal["pending", "delivered", "stored", "committed", "undeliverable"] = "pending"
+    state: Literal["pending", "delivered", "stored", "committed", "undeliverable", "forgotten"] = "pending"
     attempts: int = 0
     next_try_at: float = 0.0
 
@@ -129,16 +130,17 @@ class Agreement(RuleBasedStateMachine):
             bool(self.acquisitions)
             and all(a.state != "receiving" for a in self.acquisitions.values())
             and not {job.state for job in jobs} & {"queued", "running", "done"}
+            and not {job.id for job in jobs} & {delivery.job for delivery in self.deliveries.values()}
             and self.page is None
         )
-        settled = self.journal.settled(0.0)
+        settled = self.journal.studies.settled(0.0)
         assert [study.study_uid for study in settled] == ["1.2.3"] * expected
-        stopped = {s.acquisition_id for s in self.journal.stopped("1.2.3")}
+        stopped = {s.acquisition_id for s in self.journal.studies.stopped("1.2.3")}
         wrong = {"incomplete"} if not expected else {"incomplete", "complete"}
         assert stopped >= {n for n, a in enumerate(self.acquisitions.values(), start=1) if a.state in wrong}
         for study in settled if stopped else []:
-            assert self.journal.notify(study, min(stopped), PAGE, DERIVED_AT) is not None
-            assert self.journal.notify(study, min(stopped), PAGE, DERIVED_AT) is None
+            assert self.journal.studies.notify(study, min(stopped), PAGE, DERIVED_AT) is not None
+            assert self.journal.studies.notify(study, min(stopped), PAGE, DERIVED_AT) is None
             self.job_count += 1
             self.page, self.page_owner = ModelJob(self.job_count), min(stopped)
 
@@ -181,7 +183,7 @@ class Agreement(RuleBasedStateMachine):
             assert ready[0] is self.page or ready[0] in owner.jobs
             assert job.sha256s == tuple(sorted(owner.instances.values()))
             sent = {d.job for d in self.deliveries.values()}
-            earlier = [j for j in owner.jobs if j.id < job.id and j.state == "done" and j.id in sent]
+            earlier = [j for j in owner.jobs if j.id < job.id and j.id in sent]
             assert job.supersedes == (DERIVED_AT if earlier and not job.notice else None)
             self.leased[job.id] = job
 
@@ -209,8 +211,8 @@ class Agreement(RuleBasedStateMachine):
             model.state = "done"
             for to in ("pacs", "archive"):
                 for r in results:
-                    fresh = ModelDelivery(id_, next_try_at=self.clock.now)
-                    self.deliveries.setdefault((r.sop_instance_uid, to), fresh).job = id_
+                    delivery = self.deliveries.setdefault((r.sop_instance_uid, to), ModelDelivery(id_))
+                    delivery.job, delivery.next_try_at = id_, self.clock.now
         elif how == "release":
             model.state = "queued"
             model.attempts -= 1
@@ -270,37 +272,65 @@ class Agreement(RuleBasedStateMachine):
         for model in waived:
             model.state = "delivered"
 
-    @rule(key=st.sampled_from("ab"))
-    def an_administrator_tries_again(self, key: str) -> None:
+    @rule(key=st.sampled_from("ab"), damaged=st.booleans())
+    def an_administrator_tries_again(self, key: str, damaged: bool) -> None:
+        """Where the newest result is damaged, and nothing came since, it is made once more."""
         model = self.acquisitions.get(key)
         if model is None:
             return
         if model.state == "cleaned":
             with pytest.raises(JournalError, match="send it again"):
-                self.journal.retry(list(self.acquisitions).index(key) + 1)
+                self.journal.orders.retry(list(self.acquisitions).index(key) + 1)
             return
         newest = model.jobs[-1] if model.jobs else None
-        page = self.page.id if self.page else 0
-        stuck = [d for d in self.deliveries.values() if d.state in {"pending", "undeliverable"}]
-        pages = [d for d in stuck if d.job == page]
-        waiting = pages + [d for d in stuck if d.job in {job.id for job in model.jobs}]
+        made = newest and newest.state == "done" and model.state == "complete" and damaged
+        spoilt = [newest.id] if newest and made else []
+        again = {"failed", "queued"} | ({"done"} if made else set())
+        waiting = self.concerned(model, "pending", "undeliverable", "forgotten")
         number = list(self.acquisitions).index(key) + 1
-        if model.state in {"incomplete", "refused"}:
-            assert "judged again" in self.journal.retry(number)
-            model.state, model.sentence = "receiving", ""
-        elif newest and newest.state in {"failed", "queued"} and model.state == "complete":
-            assert "queued again" in self.journal.retry(number)
-            newest.state, newest.attempts, newest.not_before = "queued", 0, 0.0
-        elif waiting:
-            assert self.journal.retry(number) == f"{len(waiting)} objects are sent again"
-            pages = waiting
-        else:
+        requeued = bool(newest and newest.state in again and model.state == "complete")
+        happens = [
+            "will be judged again after the quiet time" * (model.state in {"incomplete", "refused"}),
+            "the reconstruction is queued again" * requeued,
+            f"{len(waiting)} objects are sent again" * bool(waiting),
+        ]
+        if not any(happens):
             with pytest.raises(JournalError, match="nothing to try again"):
-                self.journal.retry(number)
+                self.journal.orders.retry(number)
             return
+        assert self.journal.orders.retry(number, spoilt) == "; ".join(filter(None, happens))
+        if model.state in {"incomplete", "refused"}:
+            model.state, model.sentence = "receiving", ""
+        if newest and requeued:
+            newest.state, newest.attempts, newest.not_before = "queued", 0, 0.0
         self.drop_page()
-        for delivery in pages:
+        for delivery in waiting:
             delivery.state, delivery.next_try_at = "pending", 0.0
+
+    @rule(key=st.sampled_from("ab"))
+    def an_administrator_gives_up(self, key: str) -> None:
+        model = self.acquisitions.get(key)
+        if model is None:
+            return
+        number = list(self.acquisitions).index(key) + 1
+        jobs = model.jobs + ([self.page] if self.page and self.page_owner == number else [])
+        waiting = self.concerned(model, "pending", "undeliverable", "stored")
+        if (
+            model.state in {"receiving", "cleaned"}
+            or {job.state for job in jobs} & {"queued", "running"}
+            or not waiting
+        ):
+            with pytest.raises(JournalError, match=r"still being|deleted|nothing of it waits"):
+                self.journal.orders.forget(number)
+            return
+        assert self.journal.orders.forget(number).startswith(f"{len(waiting)} objects")
+        for delivery in waiting:
+            delivery.state = "delivered" if delivery.state == "stored" else "forgotten"
+
+    def concerned(self, model: ModelAcquisition, *states: str) -> list[ModelDelivery]:
+        """Deliveries of an acquisition and of its study's page."""
+        jobs = {job.id for job in model.jobs} | ({self.page.id} if self.page else set())
+        return [d for d in self.deliveries.values() if d.job in jobs and d.state in states]
 
     @rule(key=st.sampled_from("ab"))
     def an_acquisition_is_cleaned(self, key: str) -> None:
@@ -313,11 +343,11 @@ class Agreement(RuleBasedStateMachine):
         expected = (
             model.state in {"complete", "incomplete", "refused"}
             and not {job.state for job in jobs} & {"queued", "running"}
-            and {d.state for d in mine.values()} <= {"delivered", "committed"}
+            and {d.state for d in mine.values()} <= {"delivered", "committed", "forgotten"}
         )
         assert (number in {id_ for id_, _ in self.journal.keeping.expendable()}) == expected
-        assert not self.journal.keeping.forget(number, len(model.instances) - 1)
-        assert self.journal.keeping.forget(number, len(model.instances)) == expected
+        assert not self.journal.keeping.clean(number, len(model.instances) - 1)
+        assert self.journal.keeping.clean(number, len(model.instances)) == expected
         if expected:
             model.state, model.sentence = "cleaned", ""
             model.instances.clear()
@@ -361,7 +391,9 @@ class Agreement(RuleBasedStateMachine):
                     expected = (
                         "undeliverable"
                         if "undeliverable" in states
-                        else "delivered" if states <= {"delivered", "stored", "committed"} else "delivering"
+                        else "delivered" if states <= {"delivered", "stored", "committed"}
+                        else "forgotten" if states <= {"delivered", "stored", "committed", "forgotten"}
+                        else "delivering"
                     )  # fmt: skip
             assert seen[number].state == expected
             assert seen[number].notice == (self.page.state if self.page else "")
@@ -504,7 +536,7 @@ def test_what_an_earlier_result_could_not_be_delivered_is_shown_and_sent_again()
     assert [(group.state, group.sentence) for group in deliveries(journal, 1)] == [
         ("undeliverable", "said of 1"), ("delivered", "said of 2"),
     ]  # fmt: skip
-    assert journal.retry(1) == "1 objects are sent again"
+    assert journal.orders.retry(1) == "1 objects are sent again"
     journal.deliveries.enter([Attempt(journal.deliveries.due()[0], "delivered")])
     assert summaries(journal)[0].state == "delivered"
     assert len(deliveries(journal, 1)) == 1

@@ -22,9 +22,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from node.database import JournalError
 from node.deliveries import LONGEST_PAUSE_S
 from node.errors import Refusal
-from node.journal import Journal, JournalError
+from node.journal import Journal
 from node.keeping import REMEMBERED_S
 from node.records import Attempt, Gathering, Job, Notice, Reason, Received, Result
 
@@ -50,18 +51,24 @@ ALLOWED = {
     "job": {
         ("queued", "running"), ("queued", "superseded"), ("running", "queued"), ("running", "done"),
         ("running", "failed"), ("running", "superseded"), ("failed", "queued"), ("failed", "superseded"),
+        ("done", "queued"),
     },
     "delivery": {
         ("pending", "delivered"), ("pending", "stored"), ("pending", "undeliverable"), ("undeliverable", "pending"),
         ("stored", "committed"), ("stored", "pending"), ("stored", "delivered"),
+        ("pending", "forgotten"), ("undeliverable", "forgotten"), ("forgotten", "pending"),
     },
 }  # fmt: skip
 """Everything else never happens. A delivery that was stored is pending again if the peer did not commit it."""
 BY_RULE = {
     ("job", "failed", "queued"): {"retry"},
+    ("job", "done", "queued"): {"retry"},
     ("delivery", "undeliverable", "pending"): {"retry"},
+    ("delivery", "forgotten", "pending"): {"retry"},
+    ("delivery", "pending", "forgotten"): {"forget"},
+    ("delivery", "undeliverable", "forgotten"): {"forget"},
     ("delivery", "stored", "pending"): {"not committed"},
-    ("delivery", "stored", "delivered"): {"waive"},
+    ("delivery", "stored", "delivered"): {"waive", "forget"},
     ("acquisition", "complete", "cleaned"): {"clean"},
     ("acquisition", "incomplete", "cleaned"): {"clean"},
     ("acquisition", "complete", "receiving"): {"add"},
@@ -231,7 +238,7 @@ class Laws(RuleBasedStateMachine):
         jobs = {id_ for id_, job in self.before["job"].items() if job["acquisition_id"] == acquisition}
         assert not {self.before["job"][id_]["state"] for id_ in jobs} & LIVE
         waiting = {d["state"] for d in self.before["delivery"].values() if d["job_id"] in jobs}
-        assert waiting <= {"delivered", "committed"}
+        assert waiting <= {"delivered", "committed", "forgotten"}
         for uid in [u for u, i in self.before["instance"].items() if i["acquisition_id"] == acquisition]:
             del self.answered[uid]
 
@@ -319,10 +326,10 @@ class Laws(RuleBasedStateMachine):
     @precondition(lambda self: self.any("acquisition", "incomplete"))
     @rule(kill=kills)
     def studies_get_pages(self, kill: int) -> None:
-        for study in self.journal.settled(0.0):
-            for stopped in self.journal.stopped(study.study_uid):
+        for study in self.journal.studies.settled(0.0):
+            for stopped in self.journal.studies.stopped(study.study_uid):
                 number = stopped.acquisition_id
-                self.do("notify", lambda j, s=study, n=number: j.notify(s, n, PAGE, DERIVED_AT), kill)
+                self.do("notify", lambda j, s=study, n=number: j.studies.notify(s, n, PAGE, DERIVED_AT), kill)
 
     @precondition(lambda self: self.any("delivery", "pending"))
     @rule(how=st.sampled_from(("delivered", "stored", "pending", "undeliverable")), few=st.integers(1, 3), kill=kills)
@@ -353,12 +360,19 @@ class Laws(RuleBasedStateMachine):
         self.do("waive", lambda journal: journal.deliveries.waive(("pacs",)), kill)
 
     @precondition(
-        lambda self: self.any("job", "failed", "queued") or self.any("delivery", "pending", "undeliverable")
+        lambda self: self.any("job", "failed", "queued", "done") or self.any("delivery", "pending", "undeliverable")
     )
-    @rule(number=st.integers(1, 3), kill=kills)
-    def an_administrator_tries_again(self, number: int, kill: int) -> None:
+    @rule(number=st.integers(1, 3), damaged=st.booleans(), kill=kills)
+    def an_administrator_tries_again(self, number: int, damaged: bool, kill: int) -> None:
+        spoilt = {job for job, _, _ in self.journal.orders.unsent(number)} if damaged else set()
         with suppress(JournalError):
-            self.do("retry", lambda journal: journal.retry(number), kill)
+            self.do("retry", lambda journal: journal.orders.retry(number, spoilt), kill)
+
+    @precondition(lambda self: self.any("delivery", "pending", "undeliverable", "stored"))
+    @rule(number=st.integers(1, 3), kill=kills)
+    def an_administrator_gives_up(self, number: int, kill: int) -> None:
+        with suppress(JournalError):
+            self.do("forget", lambda journal: journal.orders.forget(number), kill)
 
     @precondition(lambda self: self.any("acquisition", "complete", "incomplete"))
     @rule(pick=st.integers(0, 2), unwanted=st.booleans(), kill=kills)
@@ -369,7 +383,7 @@ class Laws(RuleBasedStateMachine):
             numbers = list(self.before["acquisition"])
         number = numbers[pick % len(numbers)]
         images = len(self.journal.keeping.objects(number))
-        self.do("clean", lambda journal: journal.keeping.forget(number, images), kill)
+        self.do("clean", lambda journal: journal.keeping.clean(number, images), kill)
 
     @precondition(lambda self: self.any("acquisition", "cleaned"))
     @rule(kill=kills)

@@ -240,7 +240,7 @@ def test_it_comes_once_in_a_study_whatever_comes_later(
     study.arrive(t1)
     study.arrive([replace(h, protocol="again", sop_instance_uid=f"{h.sop_instance_uid}.9") for h in magnitude])
     study.after(5 * SETTLED_S)
-    assert "judged again" in study.journal.retry(1)
+    assert "judged again" in study.journal.orders.retry(1)
     study.after(SETTLED_S)
     assert study.queued == 1
     assert study.journal.lease() is None
@@ -276,7 +276,7 @@ def test_a_failed_reconstruction_gets_one(study: Study, whole: list[Header]) -> 
     (summary,) = summaries(study.journal)
     assert (summary.state, summary.code, summary.notice) == ("failed", "no-mask", "running")
     assert study.journal.finish(job, [], ())
-    assert "queued again" in study.journal.retry(1)
+    assert "queued again" in study.journal.orders.retry(1)
     study.reconstruct()
     (summary,) = summaries(study.journal)
     assert (summary.state, summary.notice) == ("done", "done")
@@ -340,9 +340,9 @@ def test_a_study_of_the_past_gets_none(study: Study, magnitude: list[Header]) ->
 def test_what_changes_between_look_and_decision_is_seen(study: Study, magnitude: list[Header]) -> None:
     study.arrive(magnitude)
     study.after(QUIET_S + 60)
-    (settled,) = study.journal.settled(0.0)
+    (settled,) = study.journal.studies.settled(0.0)
     study.arrive([replace(magnitude[0], sop_instance_uid="1.9")])
-    assert study.journal.notify(settled, 1, PAGE, AT) is None
+    assert study.journal.studies.notify(settled, 1, PAGE, AT) is None
     assert study.journal.lease() is None
 
 
@@ -353,7 +353,7 @@ def test_retry_sends_a_page_again_that_could_not_be_delivered(study: Study, magn
     (delivery,) = study.journal.deliveries.due()
     study.journal.deliveries.enter([Attempt(delivery, "undeliverable", "nobody answers")])
     assert study.journal.deliveries.due() == []
-    study.journal.retry(1)
+    study.journal.orders.retry(1)
     assert [d.sop_instance_uid for d in study.journal.deliveries.due()] == ["1"]
 
 
@@ -364,7 +364,7 @@ def test_retry_has_a_page_made_that_failed(study: Study, magnitude: list[Header]
     study.after(SETTLED_S)
     assert study.queued == 1
     assert summaries(study.journal)[0].notice == "failed"
-    study.journal.retry(1)
+    study.journal.orders.retry(1)
     study.after(SETTLED_S)
     assert study.queued == 2
 
