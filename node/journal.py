@@ -237,8 +237,8 @@ class Journal:
         now = self._clock()
         with self._db.transaction() as db:
             row = db.execute(
-                "UPDATE job SET state = 'running', attempts = attempts + 1, changed_at = ?1 WHERE id = "
-                "(SELECT id FROM job WHERE state = 'queued' AND (not_before <= ?1 OR changed_at > ?1) "
+                "UPDATE job SET state = 'running', attempts = attempts + 1, not_before = 0, changed_at = ?1 "
+                "WHERE id = (SELECT id FROM job WHERE state = 'queued' AND (not_before <= ?1 OR changed_at > ?1) "
                 "ORDER BY id LIMIT 1) "
                 "RETURNING id, acquisition_id, recipe, derived_at, attempts, notice",
                 (now,),

@@ -315,7 +315,9 @@ def test_a_damaged_file_does_not_hold_up_the_others(web: bool, sender: Sender, p
         sender.stop()
         sender.start()
         sender.exhaust()
-        assert sender.told() == {"03.dcm in the data folder is damaged: it is not what was written"}
+        assert sender.told() == {
+            "03.dcm in the data folder is damaged, not what was written; `qsm-node jobs retry` makes it again"
+        }
         sender.paths["2.25.3"].write_bytes(whole)
         assert sender.deliver() < 1
     finally:

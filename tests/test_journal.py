@@ -494,6 +494,18 @@ def test_the_first_written_result_wins(journal: Journal) -> None:
     assert summaries(journal)[0].state == "delivered"
 
 
+def test_a_job_that_ran_when_the_node_ended_is_due_at_once_wherever_the_clock_went() -> None:
+    clock = Clock()
+    journal = Journal(None, clock)
+    journal.fail(leased(journal), WHY, 30.0)
+    clock.now -= 900
+    assert journal.lease()
+    clock.now += 60
+    assert journal.recover() == 1
+    assert journal.lease()
+    journal.close()
+
+
 def test_groups_of_deliveries_tell_state_and_reason(journal: Journal) -> None:
     journal.finish(leased(journal), [result("d1"), result("d2")], ("pacs",))
     first, second = journal.deliveries.due()
