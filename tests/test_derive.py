@@ -14,6 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmread
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from node import files
 from node.derive import DeriveOptions, is_own, quantised, write_derived
@@ -284,11 +287,35 @@ def test_names_keep_their_bytes(dicom_sets, tmp_path, charset, name):
     for ds in images:
         ds.SpecificCharacterSet, ds.PatientName = charset, name
     source = load(dicom_sets.write(images, tmp_path / "in"))
-    written = derive(source, result_of(source.acquisition), tmp_path / "out", AT)
+    written = derive(source, result_of(source.acquisition), tmp_path / "out", AT, DeriveOptions(True, True))
     before = dcmread(tmp_path / "in" / "00000.dcm").get_item("PatientName").value
     for item in written:
         assert dcmread(item.path).get_item("PatientName").value == before
         assert dcmread(item.path).PatientName == name
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientBirthDate", "19520000"),
+        ("PatientSex", "W"),
+        ("StudyDate", "2026-03-04"),
+        ("StudyTime", "12:13:14"),
+        ("SpecificCharacterSet", "UTF-8"),
+    ],
+)
+def test_values_that_are_not_standard_are_the_same_in_all_objects(dicom_sets, tmp_path, keyword, value):
+    """An archive takes objects of a study whose patients differ for a mistake."""
+    content = value.ljust(len(value) + len(value) % 2).encode()
+    item = RawDataElement(Tag(keyword), dictionary_VR(keyword), len(content), content, 0, False, True)
+    images = dicom_sets.siemens(dicom_sets.scan())
+    for ds in images:
+        ds[keyword] = item
+    source = load(dicom_sets.write(images, tmp_path / "in"))
+    written = derive(source, result_of(source.acquisition), tmp_path / "out", AT, DeriveOptions(True, True))
+    assert {item.series for item in written} == {"qsm", "phase", "mask", "pmap"}
+    before = dcmread(tmp_path / "in" / "00000.dcm").get_item(keyword).value
+    assert {dcmread(item.path).get_item(keyword).value for item in written} == {before}
 
 
 @pytest.mark.parametrize("writer", ["ge", "philips", "philips_enhanced"])
