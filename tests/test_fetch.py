@@ -376,6 +376,16 @@ def test_without_images_by_name_the_series_is_sent(images: list[Dataset], archiv
     assert ("move", "SERIES", 0) in archive.asked
 
 
+def test_an_archive_that_lists_and_counts_no_images_has_said_nothing(images: list[Dataset], archive: Archive) -> None:
+    archive.image_level, archive.boast = False, -len(images) // 2
+    desk = Desk(images[:-1], archive.peer)
+    desk.settle()
+    told = desk.ask()
+    assert told is not None
+    assert told.state == "again"
+    assert told.sentence == "ARCHIVE answered 0xA900 (it does not support what was asked) to C-FIND of level IMAGE"
+
+
 def test_an_archive_that_has_less_than_it_counts(images: list[Dataset], archive: Archive) -> None:
     archive.boast = 5
     desk = Desk(images[:-1], archive.peer)
