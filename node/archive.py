@@ -30,7 +30,7 @@ from recon.types import BoolArray, FloatArray
 
 _SERIAL = "none"
 """DeviceSerialNumber is Type 1 in enhanced equipment; software has none."""
-_CHECKED = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime")
+_CHECKED = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime")
 """What highdicom takes over only if it is standard."""
 
 
@@ -118,7 +118,7 @@ def _frames(volume: FloatArray | BoolArray) -> np.ndarray[tuple[int, ...], np.dt
 def _built(build: Callable[..., Dataset], images: Sequence[Dataset], **arguments: object) -> Dataset:
     """An object of highdicom that has patient and study of its source images unchanged, as these have them.
 
-    Its warnings are not shown: they quote the patient's name.
+    Its warnings are not shown: they may quote the images.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -17,6 +17,7 @@ from pydicom import dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
+from pydicom.uid import UID
 
 from node import files
 from node.derive import DeriveOptions, is_own, quantised, write_derived
@@ -297,6 +298,7 @@ def test_names_keep_their_bytes(dicom_sets, tmp_path, charset, name):
 @pytest.mark.parametrize(
     ("keyword", "value"),
     [
+        ("PatientName", "A^B\\C"),
         ("PatientBirthDate", "19520000"),
         ("PatientSex", "W"),
         ("StudyDate", "2026-03-04"),
@@ -316,6 +318,17 @@ def test_values_that_are_not_standard_are_the_same_in_all_objects(dicom_sets, tm
     assert {item.series for item in written} == {"qsm", "phase", "mask", "pmap"}
     before = dcmread(tmp_path / "in" / "00000.dcm").get_item(keyword).value
     assert {dcmread(item.path).get_item(keyword).value for item in written} == {before}
+
+
+def test_a_source_without_frame_of_reference_gives_objects_of_one(dicom_sets, tmp_path):
+    images = dicom_sets.siemens(dicom_sets.scan())
+    for ds in images:
+        del ds.FrameOfReferenceUID
+    source = load(dicom_sets.write(images, tmp_path / "in"))
+    written = derive(source, result_of(source.acquisition), tmp_path / "out", AT, DeriveOptions(True, True))
+    (frame,) = {dcmread(item.path).FrameOfReferenceUID for item in written}
+    assert UID(frame).is_valid
+    assert complaints(written[0].path) == set()
 
 
 @pytest.mark.parametrize("writer", ["ge", "philips", "philips_enhanced"])
