@@ -17,6 +17,8 @@ from highdicom.seg import (
     SegmentationTypeValues,
     SegmentDescription,
 )
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
@@ -28,6 +30,8 @@ from recon.types import BoolArray, FloatArray
 
 _SERIAL = "none"
 """DeviceSerialNumber is Type 1 in enhanced equipment; software has none."""
+_CHECKED = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime")
+"""What highdicom takes over only if it is standard."""
 
 
 def segmentation(images: Sequence[Dataset], result: Result, provenance: Provenance) -> Dataset:
@@ -39,9 +43,9 @@ def segmentation(images: Sequence[Dataset], result: Result, provenance: Provenan
         family=Code("123104", "DCM", "Morphological Operations"),
         version=__version__,
     )
-    ds = _quietly(
+    ds = _built(
         Segmentation,
-        source_images=list(images),
+        images,
         pixel_array=_frames(result.brain),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[
@@ -81,9 +85,9 @@ def parametric_map(images: Sequence[Dataset], result: Result, provenance: Proven
         intercept=0.0,
         quantity_definition=Code("126396", "DCM", "Magnetic Susceptibility"),
     )
-    ds = _quietly(
+    ds = _built(
         ParametricMap,
-        source_images=list(images),
+        images,
         pixel_array=ppb,
         series_instance_uid=provenance.series_uid("pmap"),
         series_number=provenance.series_number(4),
@@ -111,11 +115,26 @@ def _frames(volume: FloatArray | BoolArray) -> np.ndarray[tuple[int, ...], np.dt
     return np.ascontiguousarray(volume.transpose(2, 1, 0))
 
 
-def _quietly(build: Callable[..., Dataset], **arguments: object) -> Dataset:
-    """Build an object without highdicom's warnings: they quote the patient's name."""
+def _built(build: Callable[..., Dataset], images: Sequence[Dataset], **arguments: object) -> Dataset:
+    """An object of highdicom that has patient and study of its source images unchanged, as these have them.
+
+    Its warnings are not shown: they may quote the images.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return build(**arguments)
+        ds = build(source_images=[_without_checked(ds) for ds in images], specific_character_set=None, **arguments)
+    for keyword in (*_CHECKED, "SpecificCharacterSet"):
+        if keyword in images[0]:
+            ds[keyword] = images[0].get_item(keyword)
+    return ds
+
+
+def _without_checked(image: Dataset) -> Dataset:
+    blank = Dataset()
+    blank.update(image)
+    for keyword in _CHECKED:
+        blank[keyword] = DataElement(keyword, dictionary_VR(keyword), None)  # the image's own element is shared
+    return blank
 
 
 def _settled(ds: Dataset, provenance: Provenance) -> Dataset:

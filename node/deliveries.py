@@ -93,14 +93,14 @@ class Deliveries:
     ) -> None:
         """The destination is asked for commitment, and will be again after a while without an answer.
 
-        A problem with that is told where the peer has not warned of the object itself.
+        A problem with that is told where the peer has not warned of the object itself; the request counts once.
         """
         again_at = self._clock() + again_in_s
         told = f"{_NOT_YET}{problem}" if problem else ""
         with self._db.transaction() as db:
             db.executemany(
-                "UPDATE delivery SET transaction_uid = ?1, asked = asked + 1, next_try_at = ?2, sentence = CASE "
-                f"WHEN sentence = '' OR sentence LIKE '{_NOT_YET}%' THEN ?3 ELSE sentence END "
+                "UPDATE delivery SET asked = asked + (transaction_uid <> ?1), transaction_uid = ?1, next_try_at = ?2,"
+                f" sentence = CASE WHEN sentence = '' OR sentence LIKE '{_NOT_YET}%' THEN ?3 ELSE sentence END "
                 "WHERE id = ?4 AND state = 'stored'",
                 [(transaction_uid, again_at, told, d.id) for d in deliveries],
             )

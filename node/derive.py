@@ -27,7 +27,7 @@ from node import __version__
 from node.archive import parametric_map, segmentation
 from node.errors import NotReproduced, PermanentError
 from node.files import make_folder, sync_folder, write_whole
-from node.identity import IMPLEMENTATION_UID, is_own
+from node.identity import IMPLEMENTATION_UID, derived_uid, is_own
 from node.inherit import inherited
 from node.load import Source
 from node.provenance import Provenance, code, encoded_sequence
@@ -244,6 +244,8 @@ def _image(volume: _Volume, k: int, number: int, source: Source, provenance: Pro
     ds.SOPClassUID = MRImageStorage
     ds.SOPInstanceUID = provenance.instance_uid(volume.series, k)
     ds.SeriesInstanceUID = provenance.series_uid(volume.series)
+    if not ds.get("FrameOfReferenceUID"):
+        ds.FrameOfReferenceUID = derived_uid(source.templates[0][0].SeriesInstanceUID, "frame of reference")
     ds.Modality = "MR"
     ds.SeriesNumber = provenance.series_number(volume.number)
     ds.SeriesDescription = provenance.series_description(volume.name)

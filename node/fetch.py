@@ -137,7 +137,7 @@ def lacking(query: Query, study_uid: str, headers: Sequence[Header], known: dict
     Raises
     ------
     Unanswered
-        The peer lists nothing.
+        The peer lists nothing, or neither lists nor counts the images of a series.
     """
     mine = {header.series_uid for header in headers}
     listed = query.series(study_uid)
@@ -146,6 +146,8 @@ def lacking(query: Query, study_uid: str, headers: Sequence[Header], known: dict
         try:
             missing = query.images(study_uid, series) - have
         except Unanswered:  # not every PACS lists images
+            if not listed[series]:
+                raise
             if listed[series] > len(have):
                 yield Lack(series, listed[series] - len(have))
             continue

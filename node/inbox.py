@@ -3,13 +3,15 @@
 An object goes into a slot: an empty file whose name is durable before it is used, so that one flush makes the object
 survive a loss of power. The preamble of the file (PS3.10 section 7.1 leaves it to the application) holds the seal:
 the SHA-256 of the data set, and what gives a torn write away. Until the journal knows the object, this file is its
-row: what is in it is entered, at the next start if need be.
+row: what is in it is entered, at the next start if need be. What cannot be read stays for another start, and what
+others put into the folder is left alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import struct
 import threading
@@ -21,7 +23,9 @@ from pathlib import Path
 
 from node.errors import TransientError
 from node.files import make_folder, sync_folder
+from node.log import get_logger
 
+_NAME = re.compile(r"[0-9]{10,}\.dcm")
 _SEAL = struct.Struct(">8s16s32sLL")
 """Magic, calling AE title, SHA-256 of the data set; length of what is between preamble and data set,
 and CRC-32 of it and the title."""
@@ -30,6 +34,8 @@ _PREAMBLE = 128
 _SLOTS = 32
 _LOOK_BYTES = 1 << 26
 """How much of an object is written until the free space is looked at again."""
+
+log = get_logger("node.inbox")
 
 
 class NoSpace(TransientError):
@@ -118,7 +124,8 @@ class Inbox:
         make_folder(folder, 0o700)
         self._slots: deque[Path] = deque()
         self._making = threading.Lock()
-        self._number = 1 + max((int(path.stem) for path in folder.glob("*.dcm")), default=0)
+        taken = (int(path.stem) for path in folder.iterdir() if _NAME.fullmatch(path.name))
+        self._number = 1 + max(taken, default=0)
 
     def begin(self, head: bytes, sender: str) -> Arrival:
         """A place for an object; ``head`` stands between the preamble and the data set.
@@ -151,16 +158,41 @@ class Inbox:
         self._slots.extend(made)
 
     def recover(self) -> tuple[list[Sealed], int]:
-        """What was received whole before the process ended, oldest first; all else is deleted and counted."""
+        """What was received whole before the process ended, oldest first; what was not is deleted and counted."""
+        with os.scandir(self.folder) as entries:
+            found = [(Path(entry), _NAME.fullmatch(entry.name) and entry.is_file()) for entry in entries]
+        slots = sorted(path for path, ours in found if ours)
+        if len(slots) < len(found):
+            log.warning("in the inbox lies what is not the node's: it is left alone", files=len(found) - len(slots))
         whole, torn = [], 0
-        for path in sorted(self.folder.glob("*.dcm")):
-            sealed = _read_seal(path)
+        for path in slots:
+            try:
+                sealed = _read_seal(path)
+            except OSError as why:
+                _tell_unread(path, why)
+                continue
             if sealed:
                 whole.append(sealed)
             else:
                 torn += path.stat().st_size > 0
                 path.unlink()
         return whole, torn
+
+
+def is_readable(sealed: Sealed) -> bool:
+    """Whether an object can be read now; if not, the log says why."""
+    try:
+        _read_seal(sealed.path)
+    except OSError as why:
+        _tell_unread(sealed.path, why)
+        return False
+    return True
+
+
+def _tell_unread(path: Path, why: OSError) -> None:
+    log.error(
+        "cannot be read: it stays in the inbox, and the next start tries again", file=path.name, reason=why.strerror
+    )
 
 
 def _seal(head: bytes, sender: str, sha256: bytes) -> bytes:

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from node.inbox import Inbox, Sealed
+from node.inbox import Inbox, Sealed, is_readable
 from node.intake import Image, Useless, examine_files
 from node.jobs import KeptWorker, Worker, WorkerLost
 from node.journal import Journal
@@ -74,7 +74,12 @@ class Indexer:
         """Enter all that waits, and write what was counted."""
         self._journal.tally()
         while not self._reader.ended and self._waiting:
-            self._read = self._read or self._examined(list(islice(self._waiting, BATCH)))
+            try:
+                self._read = self._read or self._examined(list(islice(self._waiting, BATCH)))
+            except OSError:
+                if not self._leave_unread():
+                    raise
+                continue
             if not self._read:
                 return
             self._enter(self._read)
@@ -83,6 +88,17 @@ class Indexer:
             for _ in self._read:
                 self._waiting.popleft()
             self._read = []
+
+    def _leave_unread(self) -> bool:
+        """Leave what cannot be read to the next start, so that it holds up no other; whether there is any."""
+        batch = list(islice(self._waiting, BATCH))
+        readable = [sealed for sealed in batch if is_readable(sealed)]
+        if len(readable) == len(batch):
+            return False
+        self._waiting.extend(readable)  # before they are taken away: their senders are busy throughout
+        for _ in batch:
+            self._waiting.popleft()
+        return True
 
     def end(self) -> None:
         """Read no more; what waits is entered at the next start."""

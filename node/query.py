@@ -1,6 +1,7 @@
 """Asking a PACS what it has of a study, and having it send images: C-FIND and C-MOVE over one association.
 
-Only UIDs and counts are asked for and looked at. Knows no journal and decides nothing about what is worth asking.
+Only UIDs, counts and what wrote a series are asked for and looked at. Knows no journal and decides nothing about what
+is worth asking.
 
 References: PS3.4 Annex C (Query/Retrieve): C.4.1 (C-FIND), C.4.2 (C-MOVE), C.6.2 (Study Root model).
 """
@@ -19,7 +20,7 @@ from node.association import cut
 from node.config import Peer
 from node.deliver import associate
 from node.errors import TransientError
-from node.identity import is_uid
+from node.identity import PRODUCT, is_uid
 from node.vendors.convention import number, text
 
 FIND, MOVE = UID("1.2.840.10008.5.1.4.1.2.2.1"), UID("1.2.840.10008.5.1.4.1.2.2.2")
@@ -77,7 +78,9 @@ class Query:
         self._assoc = associate(peer, calling, [FIND, MOVE], _TIMEOUT_S, tls=tls)
 
     def series(self, study_uid: str) -> dict[str, int]:
-        """The MR series of a study: UID, and number of images, 0 where the peer does not say.
+        """The MR series of a study, without the node's own: UID, and number of images, 0 where the peer does not say.
+
+        Its own are seen where the peer tells ManufacturerModelName, as it may (PS3.4 C.6.1.1.4, optional keys).
 
         Raises
         ------
@@ -85,12 +88,12 @@ class Query:
             The peer gives no list.
         """
         wanted = _identifier("SERIES", study_uid)
-        wanted.Modality = wanted.SeriesInstanceUID = ""
+        wanted.Modality = wanted.SeriesInstanceUID = wanted.ManufacturerModelName = ""
         wanted.NumberOfSeriesRelatedInstances = None
         found = {}
         for one in self._find(wanted):
             uid = text(one, "SeriesInstanceUID")
-            if is_uid(uid) and text(one, "Modality") in {"MR", ""}:
+            if is_uid(uid) and text(one, "Modality") in {"MR", ""} and text(one, "ManufacturerModelName") != PRODUCT:
                 found[uid] = int(number(one, "NumberOfSeriesRelatedInstances") or 0)
         return found
 

@@ -19,7 +19,7 @@ from pynetdicom.pdu import P_DATA_TF
 from node.association import on_open
 from node.commitment import FIRST_WAIT_S, PUSH_MODEL, PUSH_MODEL_INSTANCE, Committer
 from node.config import Peer, Settings
-from node.deliveries import LONGEST_WAIT_S
+from node.deliveries import LONGEST_PAUSE_S, LONGEST_WAIT_S
 from node.inbox import Inbox
 from node.indexing import Indexer
 from node.jobs import InlineWorker
@@ -251,6 +251,15 @@ def test_a_peer_that_refuses_is_named_and_asked_again(desk: Desk) -> None:
     desk.clock.now += 4 * FIRST_PAUSE_S
     desk.ask()
     assert desk.states() == {"committed": 3}
+
+
+@with_archive("refuses")
+def test_a_request_that_fails_counts_once(desk: Desk) -> None:
+    for requests in (1, 2, 3):
+        desk.ask()
+        (delivery,) = desk.journal.deliveries.uncommitted("archive", ["2.25.0"])
+        assert delivery.asked == requests
+        desk.clock.now += LONGEST_PAUSE_S
 
 
 @with_archive("nothing")

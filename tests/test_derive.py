@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmread
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
+from pydicom.uid import UID
 
 from node import files
 from node.derive import DeriveOptions, is_own, quantised, write_derived
@@ -286,7 +288,7 @@ def test_names_keep_their_bytes(dicom_sets, tmp_path, charset, name):
     for ds in images:
         ds.SpecificCharacterSet, ds.PatientName = charset, name
     source = load(dicom_sets.write(images, tmp_path / "in"))
-    written = derive(source, result_of(source.acquisition), tmp_path / "out", AT)
+    written = derive(source, result_of(source.acquisition), tmp_path / "out", AT, DeriveOptions(True, True))
     before = dcmread(tmp_path / "in" / "00000.dcm").get_item("PatientName").value
     for item in written:
         assert dcmread(item.path).get_item("PatientName").value == before
@@ -300,6 +302,42 @@ def test_texts_that_break_the_rules_are_copied_as_they_are_but_of_even_length(di
     target = inherited(source)
     assert target.get_item("PatientName").value == b"M\xff^\xfeX "
     assert target.get_item("FrameOfReferenceUID").value == b"1.2.3\0"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientName", "A^B\\C"),
+        ("PatientBirthDate", "19520000"),
+        ("PatientSex", "W"),
+        ("StudyDate", "2026-03-04"),
+        ("StudyTime", "12:13:14"),
+        ("SpecificCharacterSet", "UTF-8"),
+    ],
+)
+def test_values_that_are_not_standard_are_the_same_in_all_objects(dicom_sets, tmp_path, keyword, value):
+    """An archive takes objects of a study whose patients differ for a mistake."""
+    content = value.ljust(len(value) + len(value) % 2).encode()
+    item = RawDataElement(Tag(keyword), dictionary_VR(keyword), len(content), content, 0, False, True)
+    images = dicom_sets.siemens(dicom_sets.scan())
+    for ds in images:
+        ds[keyword] = item
+    source = load(dicom_sets.write(images, tmp_path / "in"))
+    written = derive(source, result_of(source.acquisition), tmp_path / "out", AT, DeriveOptions(True, True))
+    assert {item.series for item in written} == {"qsm", "phase", "mask", "pmap"}
+    before = dcmread(tmp_path / "in" / "00000.dcm").get_item(keyword).value
+    assert {dcmread(item.path).get_item(keyword).value for item in written} == {before}
+
+
+def test_a_source_without_frame_of_reference_gives_objects_of_one(dicom_sets, tmp_path):
+    images = dicom_sets.siemens(dicom_sets.scan())
+    for ds in images:
+        del ds.FrameOfReferenceUID
+    source = load(dicom_sets.write(images, tmp_path / "in"))
+    written = derive(source, result_of(source.acquisition), tmp_path / "out", AT, DeriveOptions(True, True))
+    (frame,) = {dcmread(item.path).FrameOfReferenceUID for item in written}
+    assert UID(frame).is_valid
+    assert complaints(written[0].path) == set()
 
 
 @pytest.mark.parametrize("writer", ["ge", "philips", "philips_enhanced"])

@@ -28,6 +28,7 @@ from node.errors import Refusal
 from node.fetch import Fetcher
 from node.fetches import FIRST_PAUSE_S, FORGOTTEN_S, MOST_ATTEMPTS
 from node.headers import read_header
+from node.identity import PRODUCT
 from node.jobs import InlineWorker
 from node.journal import Journal
 from node.overview import Fetch, fetches, summaries
@@ -105,6 +106,7 @@ class Archive:
                 _answer(
                     SeriesInstanceUID=uid,
                     Modality=of_series[0].Modality,
+                    ManufacturerModelName=of_series[0].ManufacturerModelName,
                     NumberOfSeriesRelatedInstances=len(of_series) + self.boast,
                 ),
             )
@@ -223,9 +225,10 @@ def test_what_lacks_comes_by_itself(
 def test_a_phase_series_that_was_never_sent_comes(
     tmp_path: Path, archive: Archive, images: list[Dataset], eventually: Callable[..., None]
 ) -> None:
-    """Only what can belong to the scan: no other sequence, nothing but MR, and no images that are here already."""
+    """Only what can belong to the scan: no other sequence, nothing but MR, nothing derived here, no image twice."""
     add_series(archive, images[:7], "1.2.77", "MR")
     add_series(archive, images[:16], "1.2.78", "SR")
+    add_series(archive, images[:16], "1.2.79", "MR", PRODUCT)
     settings = Settings(port=0, quiet_s=0.3, data_dir=tmp_path / "data", peers={"archive": archive.peer})
     with Node(settings, Refuses) as node:
         archive.node_port = node.port
@@ -235,9 +238,10 @@ def test_a_phase_series_that_was_never_sent_comes(
     assert [one for one in archive.asked if one[0] == "move"] == [("move", "SERIES", 0)]
 
 
-def add_series(archive: Archive, images: Sequence[Dataset], uid: str, modality: str) -> None:
+def add_series(archive: Archive, images: Sequence[Dataset], uid: str, modality: str, model: str = "") -> None:
     for n, ds in enumerate(map(deepcopy, images)):
         ds.SeriesInstanceUID, ds.Modality, ds.SOPInstanceUID = uid, modality, f"{uid}.{n + 1}"
+        ds.ManufacturerModelName = model or ds.ManufacturerModelName
         archive.images.append(ds)
 
 
@@ -349,6 +353,16 @@ def test_without_images_by_name_the_series_is_sent(images: list[Dataset], archiv
     assert told is not None
     assert told.sentence.startswith("1 images in 1 series")
     assert ("move", "SERIES", 0) in archive.asked
+
+
+def test_an_archive_that_lists_and_counts_no_images_has_said_nothing(images: list[Dataset], archive: Archive) -> None:
+    archive.image_level, archive.boast = False, -len(images) // 2
+    desk = Desk(images[:-1], archive.peer)
+    desk.settle()
+    told = desk.ask()
+    assert told is not None
+    assert told.state == "again"
+    assert told.sentence == "ARCHIVE answered 0xA900 (it does not support what was asked) to C-FIND of level IMAGE"
 
 
 def test_an_archive_that_has_less_than_it_counts(images: list[Dataset], archive: Archive) -> None:

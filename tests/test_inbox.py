@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
 import stat
 from collections.abc import Callable
@@ -45,6 +47,37 @@ def test_after_the_end_what_was_sealed_is_found_in_order_and_the_rest_is_gone(tm
     assert Inbox(tmp_path / "inbox").recover() == (whole, 1)
     assert sorted(inbox.folder.iterdir()) == [sealed.path for sealed in whole]
     assert received(Inbox(tmp_path / "inbox"), b"further").path not in [sealed.path for sealed in whole]
+
+
+def test_what_others_put_there_stays_and_stops_nothing(tmp_path: Path, captured_log: io.StringIO) -> None:
+    """Its names may be a patient's: they are not told."""
+    inbox = Inbox(tmp_path / "inbox")
+    whole = received(inbox, b"data")
+    foreign = [inbox.folder / name for name in ("Doe_Jane.dcm", "7.dcm", "x.tmp", "000000000٣.dcm", "more")]
+    for path in foreign[:-1]:
+        path.write_bytes(b"notes")
+    foreign[-1].mkdir()
+    again = Inbox(inbox.folder)
+    assert again.recover() == ([whole], 0)
+    assert received(again, b"further").path not in [whole.path, *foreign]
+    assert all(path.exists() for path in foreign)
+    (told,) = [json.loads(line) for line in captured_log.getvalue().splitlines()]
+    assert (told["level"], told["files"]) == ("warning", 5)
+    assert "Doe" not in captured_log.getvalue()
+
+
+def test_what_cannot_be_read_waits_for_another_start(tmp_path: Path, captured_log: io.StringIO) -> None:
+    inbox = Inbox(tmp_path / "inbox")
+    whole = [received(inbox, bytes([n]) * 1000) for n in range(3)]
+    whole[1].path.rename(tmp_path / "aside")
+    whole[1].path.symlink_to("/proc/self/mem")  # the kernel answers EIO, as a broken disk does
+    again = Inbox(inbox.folder)
+    assert again.recover() == ([whole[0], whole[2]], 0)
+    (told,) = [json.loads(line) for line in captured_log.getvalue().splitlines()]
+    assert (told["level"], told["file"], told["reason"]) == ("error", whole[1].path.name, "Input/output error")
+    assert received(again, b"further").path not in [sealed.path for sealed in whole]
+    (tmp_path / "aside").rename(whole[1].path)
+    assert Inbox(inbox.folder).recover()[0][:3] == whole
 
 
 @settings(max_examples=200, deadline=None)

@@ -144,6 +144,24 @@ def test_an_object_that_ends_the_reading_process_is_put_away_alone(desk: Desk, t
     assert len(list(desk.spool.folder.glob("*.dcm"))) == 5, "its sender was promised that it is kept"
 
 
+def test_an_object_that_cannot_be_read_holds_up_no_other_and_is_entered_by_the_next_node(
+    desk: Desk, tiny_study: list[Path], captured_log: io.StringIO
+) -> None:
+    for path in tiny_study[:70]:
+        desk.receive(path)
+    unread = sorted(desk.inbox.folder.iterdir())[3]
+    unread.rename(desk.folder / "aside")
+    unread.symlink_to("/proc/self/mem")  # the kernel answers EIO, as a broken disk does
+    desk.indexer.step()
+    assert (desk.images(), desk.asides(), desk.indexer.senders()) == (69, [], frozenset())
+    told = [json.loads(line) for line in captured_log.getvalue().splitlines() if unread.name in line]
+    assert [(line["level"], line["reason"]) for line in told] == [("error", "Input/output error")]
+    (desk.folder / "aside").rename(unread)
+    desk.start()
+    desk.indexer.step()
+    assert (desk.images(), desk.waiting()) == (70, 0)
+
+
 def test_an_image_that_comes_again_in_other_bytes_changes_nothing(
     desk: Desk, tiny_study: list[Path], captured_log: io.StringIO
 ) -> None:

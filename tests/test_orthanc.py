@@ -22,6 +22,7 @@ from pydicom.uid import MRImageStorage
 from node import loopback
 from node.config import Peer, Settings, Tls
 from node.deliver import Item, Sent, StoreLink
+from node.identity import PRODUCT
 from node.load import load
 from node.overview import asides, deliveries, fetches, summaries
 from node.service import Node
@@ -265,7 +266,7 @@ def test_what_is_lost_on_the_way_is_fetched(
         pacs = Orthanc(peer("Orthanc"), plugin, network, tmp_path, node_port, LuaScripts=[])
         try:
             eventually(pacs.answers, "Orthanc answers", 60)
-            loopback.send(tiny_study, pacs.dicom_port, "TESTPACS")
+            loopback.send([*tiny_study, *own_series(tiny_study[:16], tmp_path)], pacs.dicom_port, "TESTPACS")
             known = Peer(ae_title="TESTPACS", host="127.0.0.1", port=pacs.dicom_port, fetch=True)
             settings = Settings(port=node_port, quiet_s=1.0, data_dir=tmp_path / "data", peers={"pacs": known})
             phase = [path for path in tiny_study if pydicom.dcmread(path).ImageType[2] == "P"]
@@ -278,11 +279,23 @@ def test_what_is_lost_on_the_way_is_fetched(
                 assert [s.images for s in summaries(node.journal)] == [len(tiny_study)]
                 (asked,) = fetches(node.journal, 1)
                 assert asked.sentence == f"{len(missing)} images in 1 series are missing here: {len(missing)} sent"
-            assert pacs.instances() == len(tiny_study) + 2 * 16
+                assert asides(node.journal) == []
+            assert pacs.instances() == len(tiny_study) + 3 * 16
         finally:
             pacs.stop()
 
     network.run(lose_and_wait)
+
+
+def own_series(images: list[Path], folder: Path) -> list[Path]:
+    """A series of the study that a node derived before."""
+    paths = [folder / f"own{n}.dcm" for n in range(len(images))]
+    for image, path in zip(images, paths, strict=True):
+        ds = pydicom.dcmread(image)
+        ds.ManufacturerModelName, ds.SeriesInstanceUID = PRODUCT, "1.2.3"
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{ds.SOPInstanceUID[:60]}.7"
+        ds.save_as(path)
+    return paths
 
 
 @pytest.mark.peers

@@ -273,7 +273,9 @@ def test_the_certificate_of_a_peer_itself_can_be_trusted(start: Start, files: Tl
     assert not is_heard(node.tls_port, client(authority, other))
 
 
-def test_a_revoked_certificate_is_not_heard(start: Start, files: Tls, new_authority: Callable[..., Any]) -> None:
+def test_a_revoked_certificate_is_not_heard(
+    start: Start, files: Tls, new_authority: Callable[..., Any], eventually: Callable[..., None]
+) -> None:
     authority = new_authority()
     replace(authority.certificate, files.authorities)
     scanner, thief = authority.issue("scanner"), authority.issue("thief")
@@ -286,6 +288,7 @@ def test_a_revoked_certificate_is_not_heard(start: Start, files: Tls, new_author
         authorities.write(authority.revoke(thief).read_text())
     assert is_heard(node.tls_port, own)
     assert not is_heard(node.tls_port, stolen)
+    eventually(node.reasons, "it is told", 10)
     assert node.reasons() == ["TLS handshake failed: the peer's certificate: certificate revoked"]
 
 
