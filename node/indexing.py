@@ -14,12 +14,12 @@ from pathlib import Path
 
 from node.inbox import Inbox, Sealed, is_readable
 from node.intake import Image, Useless, examine_files
-from node.jobs import KeptWorker, Worker, WorkerLost
 from node.journal import Journal
 from node.log import get_logger
 from node.records import Received
 from node.site import Site
 from node.spool import Spool
+from node.workers import KeptWorker, Worker, WorkerLost
 
 BATCH = 64
 """Objects that are read in one call and entered in one transaction."""

@@ -18,11 +18,12 @@ from node.assemble import Verdict, judge
 from node.config import Settings
 from node.errors import Refusal
 from node.headers import Header
-from node.jobs import KeptWorker, NoWorker, Worker, WorkerLost, WorkerSlow, import_numerics, job_folder, run_job
+from node.jobs import import_numerics, job_folder, run_job
 from node.journal import Journal
 from node.log import get_logger, places
 from node.records import Done, Failed, Gathering, Job, JobOutcome, JobSpec, Result
 from node.spool import Spool
+from node.workers import KeptWorker, NoWorker, Worker, WorkerLost, WorkerSlow
 
 MAX_ATTEMPTS = 3
 RETRY_AFTER_S = 10.0

@@ -29,7 +29,7 @@ from node.fetch import Fetcher
 from node.files import make_folder
 from node.inbox import Inbox
 from node.indexing import Indexer
-from node.jobs import SpawnedWorker, Worker, compile_kernels, recipe_text
+from node.jobs import compile_kernels, recipe_text
 from node.journal import Journal
 from node.log import get_logger
 from node.loops import Gatherer, Loop, Reconstructor
@@ -40,6 +40,7 @@ from node.spool import Spool
 from node.stow import StowLink
 from node.tls import Credentials
 from node.warm import ABOUT_S, SHIPPED, Warmed, choose_cache, is_warm, kernel_cache
+from node.workers import SpawnedWorker, Worker
 
 JOURNAL = "journal.sqlite"
 _TICK_S = 0.5

@@ -22,13 +22,13 @@ from node.config import Peer, Settings
 from node.deliveries import LONGEST_PAUSE_S, LONGEST_WAIT_S
 from node.inbox import Inbox
 from node.indexing import Indexer
-from node.jobs import InlineWorker
 from node.journal import Journal
 from node.outbox import FIRST_PAUSE_S
 from node.overview import deliveries, summaries
 from node.receive import Receiver
 from node.records import Attempt, Result
 from node.spool import Spool
+from node.workers import InlineWorker
 
 Way = Literal["same association", "new association", "new association without roles", "nothing", "refuses"]
 

@@ -55,10 +55,10 @@ from node.association import on_open
 from node.cli import app
 from node.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from node.config import HEALTH_AE_TITLE, Peer, Settings, Tls
-from node.jobs import InlineWorker, SpawnedWorker
 from node.overview import asides, summaries
 from node.query import FIND, MOVE
 from node.service import Node
+from node.workers import InlineWorker, SpawnedWorker
 
 MARK = "ZZMARK"
 BORN = "18830317"

@@ -29,13 +29,14 @@ from node.cleaning import Cleaner
 from node.config import Peer, Settings
 from node.deliver import Item, Link, Sent
 from node.errors import Refusal
-from node.jobs import InlineWorker, run_job
+from node.jobs import run_job
 from node.journal import Journal
 from node.loops import FULL_RETRY_S, MAX_ATTEMPTS, Reconstructor
 from node.outbox import Outbox
 from node.overview import Summary, summaries
 from node.records import Attempt, Done, Failed, JobOutcome, JobSpec, Result
 from node.spool import Spool
+from node.workers import InlineWorker
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 JOURNAL_FULL = sqlite3.OperationalError("database or disk is full")

@@ -28,10 +28,11 @@ from node.association import on_open
 from node.config import Peer, Settings
 from node.deliver import echo
 from node.errors import Refusal
-from node.jobs import InlineWorker, run_job
+from node.jobs import run_job
 from node.overview import summaries
 from node.records import Failed, JobOutcome, JobSpec
 from node.service import Node
+from node.workers import InlineWorker
 
 COMMAND = "from node.cli import main; main()"
 KILLED_BEFORE_COMMIT = """

@@ -29,12 +29,12 @@ from node.fetch import Fetcher
 from node.fetches import FIRST_PAUSE_S, FORGOTTEN_S, MOST_ATTEMPTS
 from node.headers import read_header
 from node.identity import PRODUCT
-from node.jobs import InlineWorker
 from node.journal import Journal
 from node.overview import Fetch, fetches, summaries
 from node.query import FIND, MOVE, Query
 from node.records import Failed
 from node.service import Node
+from node.workers import InlineWorker
 
 INCOMPLETE = Refusal("incomplete", "echo 3: 15 of 16 phase slices")
 

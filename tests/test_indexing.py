@@ -18,11 +18,11 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 from node.dimse import Request, file_head
 from node.inbox import Inbox
 from node.indexing import Indexer
-from node.jobs import InlineWorker, NoWorker
 from node.journal import Journal
 from node.overview import Aside, asides, summaries
 from node.site import Site
 from node.spool import Spool
+from node.workers import InlineWorker, NoWorker
 
 POISON = b"poison"
 

@@ -20,13 +20,14 @@ from journals import DERIVED_AT, Clock, queue
 
 from node.config import Peer, Settings
 from node.errors import Refusal
-from node.jobs import InlineWorker, NoWorker, SpawnedWorker, run_job
+from node.jobs import run_job
 from node.journal import Journal
 from node.loops import MAX_ATTEMPTS, RETRY_AFTER_S, Reconstructor
 from node.overview import Summary, report, summaries
 from node.records import Done, Failed, JobOutcome, JobSpec, Result
 from node.report import Report
 from node.spool import Spool
+from node.workers import InlineWorker, NoWorker, SpawnedWorker
 
 RESULT = Result("qsm", "1.2.840.10008.5.1.4.1.1.4", "2.25.1", "qsm-0001.dcm", "abc")
 
@@ -165,7 +166,7 @@ def test_the_worker_ends_when_its_parent_is_killed(tmp_path: Path, eventually: C
         textwrap.dedent("""
         import os, sys
         from pathlib import Path
-        from node.jobs import SpawnedWorker
+        from node.workers import SpawnedWorker
 
         if __name__ == "__main__":
             worker = SpawnedWorker(1, Path(sys.argv[1]))

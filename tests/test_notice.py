@@ -31,7 +31,7 @@ from node.config import Peer, Settings
 from node.errors import Refusal
 from node.headers import Header, read_header, scan_name
 from node.identity import is_own
-from node.jobs import InlineWorker, run_job
+from node.jobs import run_job
 from node.journal import Journal
 from node.loops import Gatherer
 from node.notices import FORGOTTEN_S, OTHER_PURPOSE, Notifier, meant_for_qsm
@@ -39,6 +39,7 @@ from node.overview import asides, deliveries, summaries
 from node.records import Attempt, Done, JobSpec, Notice, Reason, Received, Result
 from node.service import Node
 from node.tables import print_one
+from node.workers import InlineWorker
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 QUIET_S, NOTICE_S = 60.0, 900.0

@@ -19,7 +19,7 @@ from node.config import Peer, Settings
 from node.database import JournalError
 from node.errors import NotReproduced, Refusal
 from node.files import write_whole
-from node.jobs import InlineWorker, run_job
+from node.jobs import run_job
 from node.journal import Journal
 from node.loops import Reconstructor
 from node.orders import spoilt
@@ -27,6 +27,7 @@ from node.overview import deliveries, summaries
 from node.records import Attempt, Failed, JobSpec, Notice, Reason, Received, Result
 from node.service import Node
 from node.spool import Spool
+from node.workers import InlineWorker
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 WHY = Refusal("no-phase", "no phase: 48 magnitude images")

@@ -30,10 +30,10 @@ import pytest
 
 from node import loopback
 from node.config import Peer, Settings
-from node.jobs import InlineWorker
 from node.journal import Journal
 from node.service import Node
 from node.spool import Spool
+from node.workers import InlineWorker
 
 SOAK = os.environ.get("QSM_NODE_SOAK") == "1"
 EVERY, SCATTERED, RESUMED = (1, 4, (10, 30)) if SOAK else (8, 1, (2, 3))

@@ -48,12 +48,12 @@ from node.config import HEALTH_AE_TITLE, Peer, Settings
 from node.deliver import echo
 from node.inbox import Inbox
 from node.indexing import Indexer
-from node.jobs import InlineWorker
 from node.journal import Journal
 from node.load import load
 from node.overview import Aside, asides, summaries
 from node.receive import Receiver
 from node.spool import Spool
+from node.workers import InlineWorker
 
 SUCCESS = 0x0000
 SIEMENS_NON_IMAGE = "1.3.12.2.1107.5.9.1"

@@ -23,13 +23,13 @@ from node import loopback
 from node.config import Peer, Settings
 from node.headers import Header, read_header
 from node.inbox import Inbox
-from node.jobs import InlineWorker
 from node.journal import Journal
 from node.loops import BREATH_S, Gatherer, Loop
 from node.overview import asides, summaries
 from node.recipes import RecipeError
 from node.records import Received
 from node.service import CannotStart, Node, check
+from node.workers import InlineWorker
 
 QUIET_S = 60.0
 

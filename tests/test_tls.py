@@ -26,7 +26,6 @@ from node.config import ConfigError, Peer, Settings, Tls
 from node.deliver import Item, StoreLink, Unreachable
 from node.inbox import Inbox
 from node.indexing import Indexer
-from node.jobs import InlineWorker
 from node.journal import Journal
 from node.listener import DEFAULT_LIMITS, Limits
 from node.overview import asides, summaries
@@ -34,6 +33,7 @@ from node.receive import Receiver
 from node.service import CannotStart, Node
 from node.spool import Spool
 from node.tls import Credentials, names
+from node.workers import InlineWorker
 
 NODE = "QSMNODE"
 

@@ -12,9 +12,9 @@ import pytest
 
 from node import service, warm
 from node.config import Settings
-from node.jobs import InlineWorker
 from node.service import Node
 from node.warm import NoCache, Warmed, choose_cache, compiled, every_method, is_warm, use_cache
+from node.workers import InlineWorker
 from recon.recipe import RECIPES, stages
 
 COMMAND = [sys.executable, "-c", "from node.cli import main; main()"]

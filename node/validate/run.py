@@ -22,7 +22,6 @@ import numpy as np
 from rich.console import Console
 
 from node import loopback
-from node.jobs import SpawnedWorker
 from node.roundtrip import peers, read_series, wait
 from node.steps import Steps
 from node.validate.levels import SOLVER_PROTOCOL, STUDY_PROTOCOL, Level
@@ -40,6 +39,7 @@ from node.validate.promises import Evidence, check
 from node.validate.report import Report, render
 from node.validate.results import Results, as_json
 from node.validate.solvers import SolverTask, score_head
+from node.workers import SpawnedWorker
 from phantoms.study.cohort import burdens
 from phantoms.study.reading import READERS
 from phantoms.study.record import Image, PatientRecord
