@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sqlite3
 import ssl
 from collections.abc import Callable
@@ -112,7 +113,9 @@ class Node:
         except BaseException as error:
             os.close(self._lock)
             if isinstance(error, OSError | sqlite3.OperationalError):
-                raise CannotStart(f"data_dir {self.settings.data_dir}: {error}") from error
+                free_gb = shutil.disk_usage(self.settings.data_dir).free / 1e9
+                why = f"{error}; {free_gb:.2f} GB are free"  # SQLite may call a full disk an I/O error
+                raise CannotStart(f"data_dir {self.settings.data_dir}: {why}") from error
             raise
         try:
             self.port = self._receiver.start()

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pydicom
@@ -243,14 +244,16 @@ def test_cleaning_that_the_journal_cannot_enter_leaves_the_images(
 # ----------------------------------------------------------------------------------------------------- starting
 
 
-@pytest.mark.parametrize("error", [FULL, JOURNAL_FULL])
+@pytest.mark.parametrize("error", [FULL, JOURNAL_FULL, sqlite3.OperationalError("disk I/O error")])
 def test_a_node_that_finds_no_space_at_its_start_says_so_and_lets_go(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """SQLite calls it an I/O error where not even its index of the write-ahead log has room."""
+    monkeypatch.setattr("node.service.shutil.disk_usage", lambda _: SimpleNamespace(free=3e6))
     settings = Settings(port=0, data_dir=tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(service, "Journal", failing(1, error, Journal))
-        with pytest.raises(service.CannotStart, match=rf"data_dir {tmp_path}: .*(No space left|disk is full)"):
+        with pytest.raises(service.CannotStart, match=re.escape(f"{tmp_path}: {error}; 0.00 GB are free")):
             service.Node(settings).start()
     service.Node(settings).start().stop()
 
