@@ -29,9 +29,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Kernels are compiled once for all test processes and for the workers that nodes under test spawn.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "numba"))
 
-# What several tests need lies in modules beside them, which they import by name.
-sys.path.append(str(Path(__file__).parent))
-
 PEERS = {
     "Orthanc": "apt-get install orthanc orthanc-dicomweb",
     **dict.fromkeys(("dcmcjpeg", "dcmconv", "dcmdump", "storescu"), "apt-get install dcmtk"),

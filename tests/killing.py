@@ -16,12 +16,12 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
-import dicom_sets
 import pydicom
 from pydicom.uid import MRImageStorage
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 
+import dicom_sets
 from node import loopback
 from node.association import on_open
 from node.jobs import job_folder

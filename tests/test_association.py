@@ -11,10 +11,10 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from associations import listen
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 
+from associations import listen
 from node.association import _Checkpoint, _Messages, on_open
 
 VERIFICATION = "1.2.840.10008.1.1"

@@ -15,10 +15,10 @@ from typing import Any
 
 import pydicom
 import pytest
-from associations import refused_connection
-from journals import Clock, finish
 from pydicom.uid import MRImageStorage, SegmentationStorage
 
+from associations import refused_connection
+from journals import Clock, finish
 from node import deliver
 from node.config import Settings
 from node.deliver import Item, Link, Sent, StoreLink, Unreachable

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from journals import lease
 from pydicom.uid import MRImageStorage
 
+from journals import lease
 from node.cleaning import Cleaner
 from node.config import Peer, Settings
 from node.database import JournalError

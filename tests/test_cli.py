@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from journals import lease
 from rich.console import Console
 from typer.testing import CliRunner
 
+from journals import lease
 from node import cli, loopback, offline, warm
 from node.config import Settings
 from node.database import JournalError

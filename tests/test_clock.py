@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from journals import arrive, lease
 from pydicom.uid import MRImageStorage
 
+from journals import arrive, lease
 from node.cleaning import Cleaner
 from node.config import Peer, Settings
 from node.deliver import Link, Unreachable

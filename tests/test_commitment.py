@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from associations import listen
-from journals import Clock, finish
 from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage
 from pynetdicom import AE, build_role, evt
 from pynetdicom.pdu import P_DATA_TF
 
+from associations import listen
+from journals import Clock, finish
 from node.association import on_open
 from node.commitment import FIRST_WAIT_S, PUSH_MODEL, PUSH_MODEL_INSTANCE, Committer
 from node.config import Peer, Settings

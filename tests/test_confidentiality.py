@@ -31,8 +31,6 @@ from typing import Any
 import pydicom
 import pynetdicom
 import pytest
-from associations import listen, refused_connection
-from dicom_sets import renewed
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -50,6 +48,8 @@ from pynetdicom.pdu_primitives import UserIdentityNegotiation
 from pynetdicom.sop_class import Verification
 from typer.testing import CliRunner
 
+from associations import listen, refused_connection
+from dicom_sets import renewed
 from node import work
 from node.association import on_open
 from node.cli import app

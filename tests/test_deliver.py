@@ -12,14 +12,14 @@ from typing import Self
 
 import pydicom
 import pytest
-from associations import listen, refused_connection
 from hypothesis import given
 from hypothesis import strategies as st
-from journals import Clock, finish
 from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, MRImageStorage, SegmentationStorage
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
 
+from associations import listen, refused_connection
+from journals import Clock, finish
 from node.config import Peer, Settings
 from node.deliver import Item, Link, Sent, StoreLink, Unreachable, echo, judged
 from node.deliveries import LONGEST_PAUSE_S

@@ -20,10 +20,10 @@ from typing import Any
 
 import pydicom
 import pytest
-from associations import store
-from journals import DERIVED_AT, Clock, queue
 from pydicom.uid import MRImageStorage
 
+from associations import store
+from journals import DERIVED_AT, Clock, queue
 from node import files, lanes, loopback, service
 from node.cleaning import Cleaner
 from node.config import Peer, Settings

@@ -18,11 +18,11 @@ from typing import Any
 import pydicom
 import pynetdicom
 import pytest
-from associations import association
-from dicom_sets import renewed
 from pydicom.uid import MRImageStorage
 from pynetdicom import AE, evt
 
+from associations import association
+from dicom_sets import renewed
 from node import loopback
 from node.association import on_open
 from node.config import Peer, Settings

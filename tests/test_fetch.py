@@ -13,14 +13,14 @@ from typing import Any
 
 import pydicom
 import pytest
-from associations import listen, store
-from dicom_sets import renewed
-from journals import Clock, arrive
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage
 from pynetdicom import AE, build_context, evt
 from typer.testing import CliRunner
 
+from associations import listen, store
+from dicom_sets import renewed
+from journals import Clock, arrive
 from node.cli import app
 from node.config import ConfigError, Peer, Settings, load
 from node.deliver import Unreachable

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from journals import DERIVED_AT, Clock, queue
 
+from journals import DERIVED_AT, Clock, queue
 from node.config import Peer, Settings
 from node.errors import Refusal
 from node.jobs import run_job

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from journals import DERIVED_AT, Clock, lease
 
+from journals import DERIVED_AT, Clock, lease
 from node.database import JournalError
 from node.errors import Refusal
 from node.journal import Journal

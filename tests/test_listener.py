@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from associations import listen
 from pynetdicom import AE, build_context, evt
 
+from associations import listen
 from node.association import VERIFICATION, on_open
 from node.config import Peer
 from node.deliver import echo

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from associations import store
-from journals import arrive, lease
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 from rich.console import Console
 
+from associations import store
+from journals import arrive, lease
 from node import loopback
 from node.advice import ADVICE, advice_on
 from node.assemble import acquisition_key

@@ -21,7 +21,6 @@ import numpy as np
 import pydicom
 import pynetdicom
 import pytest
-from associations import association, store
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
@@ -42,6 +41,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE
 
+from associations import association, store
 from node.access import MAXIMUM_OF_PEER
 from node.association import on_open
 from node.config import HEALTH_AE_TITLE, Peer, Settings

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inverse_problems import directions, name, unit
 from scipy.ndimage import gaussian_filter
 
+from inverse_problems import directions, name, unit
 from recon.background import Lbv, Pdf, Resharp, Sharp, VSharp, remove_background
 from recon.background.sharp import ball_kernel
 from recon.fourier import dipole_kernel, irfft, rfft

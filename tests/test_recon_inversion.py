@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inverse_problems import directions, ellipsoid, name, problem_of, unit
 
+from inverse_problems import directions, ellipsoid, name, problem_of, unit
 from recon.conjugate_gradients import conjugate_gradients
 from recon.fourier import dipole_kernel, edge_scales, irfft, rfft
 from recon.inversion import ClosedFormL2, LinearTv, Medi, NonlinearTv, Tkd, invert

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inverse_problems import CUBE, UP, bumpy, directions, ellipsoid, lesion_problem, name, problem_of, unit
 
+from inverse_problems import CUBE, UP, bumpy, directions, ellipsoid, lesion_problem, name, problem_of, unit
 from recon.background import Lbv, Pdf, Resharp, Sharp, VSharp, remove_background
 from recon.background.sharp import ball_kernel
 from recon.fourier import dipole_kernel, irfft, rfft

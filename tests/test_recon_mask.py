@@ -2,13 +2,13 @@
 
 import dataclasses
 
-import hard_heads
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+import hard_heads
 from node.load import load
 from recon.grid import MARGIN, WorkGrid
 from recon.mask import AutoMask, automatic_mask

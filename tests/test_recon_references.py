@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import scipy.fft
-from inverse_problems import CUBE, OBLIQUE, UP, bumpy, ellipsoid, lesion_problem, name, problem_of, unit
 
+from inverse_problems import CUBE, OBLIQUE, UP, bumpy, ellipsoid, lesion_problem, name, problem_of, unit
 from recon.background import Lbv, Pdf, Resharp, Sharp, VSharp, remove_background
 from recon.background.sharp import ball_kernel
 from recon.fourier import dipole_kernel, edge_scales, gradient_power, irfft, rfft

@@ -9,10 +9,10 @@ from io import StringIO
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from journals import lease, queue
 from pydicom import dcmread
 from rich.console import Console
 
+from journals import lease, queue
 from node import work
 from node.derive import DeriveOptions, write_derived
 from node.errors import Refused

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from associations import refused_connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from journals import arrive, lease, queue
 
+from associations import refused_connection
+from journals import arrive, lease, queue
 from node import loopback
 from node.config import Peer, Settings
 from node.headers import Header, read_header
