@@ -102,7 +102,7 @@ def sample(pid: int) -> Sample:
     """The node now."""
     status = Path(f"/proc/{pid}/status").read_text()
     resident, threads = (int(re.search(rf"{name}:\s+(\d+)", status)[1]) for name in ("VmRSS", "Threads"))  # type: ignore[index]
-    used = subprocess.run(["du", "-sk", FOLDER / "data"], stdout=subprocess.PIPE, check=False).stdout.split()[0]
+    used = subprocess.run(["du", "-sk", FOLDER / "data"], capture_output=True, check=False).stdout.split()[0]
     return Sample(1024 * resident, 1024 * int(used), threads)
 
 
@@ -187,13 +187,14 @@ def resources(samples: Sequence[Sample]) -> None:
 
 
 def everything(config: Path, acquisitions: int) -> None:
-    """Wait until everything is delivered; what is cleaned was."""
+    """Wait until everything is delivered; what is cleaned was, and is not listed any more."""
     jobs = [sys.executable, "-c", "from node.cli import main; main()", "jobs", "--json", "--config", str(config)]
     deadline = time.monotonic() + 600
     while True:
         found = json.loads(subprocess.run(jobs, stdout=subprocess.PIPE, check=True).stdout)
         states = [acquisition["state"] for acquisition in found["acquisitions"]]
-        if len(states) == acquisitions and set(states) <= {"delivered", "cleaned"}:
+        cleaned = sum(event["event"] == "cleaned" for event in events())
+        if len(states) + cleaned == acquisitions and set(states) <= {"delivered"}:
             return
         if time.monotonic() > deadline:
             raise RuntimeError(f"not delivered: { {state: states.count(state) for state in states} }")
