@@ -23,7 +23,8 @@ from node.workers import KeptWorker, Worker, WorkerLost
 
 BATCH = 64
 """Objects that are read in one call and entered in one transaction."""
-_LIMIT_S = 120.0
+_LIMIT_S = 300.0
+"""For a batch, beside reconstructions that leave the process a thirtieth of the machine."""
 
 _Read = tuple[Sealed, Image | Useless]
 

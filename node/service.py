@@ -47,7 +47,7 @@ _TICK_S = 0.5
 _CLEAN_S = 15.0
 _NAMED = 20
 """Acquisitions in a line of the log; `qsm-node jobs` lists all."""
-_READER_NICENESS = 10
+READER_NICENESS = 15
 """Of the process that reads headers: images are received before they are looked at."""
 
 log = get_logger("node.service")
@@ -88,7 +88,7 @@ class Node:
         return SpawnedWorker(self.settings.threads, kernel_cache(self.settings.data_dir))
 
     def _spawn_reader(self) -> SpawnedWorker:
-        return SpawnedWorker(1, kernel_cache(self.settings.data_dir), niceness=_READER_NICENESS)
+        return SpawnedWorker(1, kernel_cache(self.settings.data_dir), niceness=READER_NICENESS)
 
     def _spawn_warm(self) -> Worker:
         """A worker that compiles, before its first job, what no image and no earlier run has compiled."""

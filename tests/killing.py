@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import sqlite3
 import subprocess
@@ -107,15 +108,16 @@ class Served:
             self.process.terminate()
             assert self.process.wait(30) == 0, self.log.read_text()
 
-    def workers(self, niceness: int) -> list[int]:
-        """Process ids of the workers: 0 gives what reconstructs, 5 what reads headers (at first 0 too)."""
+    def workers(self, niceness: int = 0) -> list[int]:
+        """Process ids of the workers: of what reconstructs, or of what stands back so far (at first not at all)."""
         assert self.process is not None
+        expected = os.getpriority(os.PRIO_PROCESS, self.process.pid) + niceness
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it has ended
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
                 ours = int(fields[1]) == self.process.pid and b"spawn_main" in (folder / "cmdline").read_bytes()
-                if ours and int(fields[16]) == niceness:
+                if ours and int(fields[16]) == min(expected, 19):
                     found.append(int(folder.name))
         return found
 

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from node.loops import MAX_ATTEMPTS
+from node.service import READER_NICENESS
 
 KILLS = int(os.environ.get("QSM_NODE_KILLS", "20"))
 WORKER_KILLS = int(os.environ.get("QSM_NODE_WORKER_KILLS", "5"))
@@ -150,11 +151,11 @@ def test_whenever_the_worker_is_killed_its_job_is_tried_again_and_no_other(
             served.until(lambda: {"reconstructing", "writing"} & site.stages(), "a job runs")
             time.sleep(chance.uniform(0, 3))
             stage = {"reconstructing", "writing"} & site.stages()
-            workers = served.workers(0)
+            workers = served.workers()
             if stage and len(workers) == 1 and not served.in_danger():
                 os.kill(workers[0], signal.SIGKILL)
                 hit.update(stage)
-            if served.inbox() and (readers := served.workers(5)):
+            if served.inbox() and (readers := served.workers(READER_NICENESS)):
                 os.kill(readers[0], signal.SIGKILL)
                 hit["reading headers"] += 1
                 served.until(lambda: not served.inbox(), "all is entered")
@@ -164,6 +165,7 @@ def test_whenever_the_worker_is_killed_its_job_is_tried_again_and_no_other(
         site.check()
         again = served.events("job will be tried again")
         assert {event["code"] for event in again} == {"worker-lost"}
+        assert hit["reading headers"], "what reads headers was never killed"
         attempts = Counter(event["job"] for event in again)
         assert attempts.total() >= WORKER_KILLS
         assert all(n == 1 + attempts[job] for job, n in served.rows("SELECT id, attempts FROM job"))
