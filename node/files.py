@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydicom import dcmread
@@ -31,6 +34,18 @@ def read_dataset(path: Path) -> Dataset:
         raise Unreadable(f"{path.name}: not a DICOM file") from error
     except (EOFError, ValueError, NotImplementedError, KeyError, AttributeError, TypeError) as error:
         raise Unreadable(f"{path.name}: damaged DICOM file ({type(error).__name__})") from error
+
+
+@contextmanager
+def reading_many() -> Iterator[None]:
+    """No search for cyclic garbage: it would go through all that is read so far again and again."""
+    searching = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if searching:
+            gc.enable()
 
 
 def write_whole(path: Path, content: bytes, sha256: str = "") -> str:

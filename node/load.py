@@ -21,7 +21,7 @@ from node import multiframe
 from node.assemble import Arrangement, acquisition_key, judge
 from node.decoder import Decoder
 from node.errors import Refusal, Refused, Unreadable
-from node.files import read_dataset
+from node.files import read_dataset, reading_many
 from node.headers import Header, read_header
 from node.pixels import Plane, fill, stored_planes
 from node.places import NAMES
@@ -96,14 +96,15 @@ def load(paths: Iterable[Path], site: Site = Site()) -> Source:  # noqa: B008  a
     """
     objects: dict[str, _Object] = {}
     headers: dict[str, Header] = {}
-    for path in sorted(paths):
-        ds = read_dataset(path)
-        header = read_header(ds, site)
-        if header.refusal and header.refusal.code == "unreadable":
-            raise Unreadable(f"{path.name}: {header.refusal.sentence}")
-        if headers.setdefault(header.sop_instance_uid, header) is header:
-            multiframe.forget_private(ds)
-            objects[header.sop_instance_uid] = _Object(path, ds)
+    with reading_many():
+        for path in sorted(paths):
+            ds = read_dataset(path)
+            header = read_header(ds, site)
+            if header.refusal and header.refusal.code == "unreadable":
+                raise Unreadable(f"{path.name}: {header.refusal.sentence}")
+            if headers.setdefault(header.sop_instance_uid, header) is header:
+                multiframe.forget_private(ds)
+                objects[header.sop_instance_uid] = _Object(path, ds)
     if len({acquisition_key(h) for h in headers.values()}) > 1:
         raise Refused(Refusal("mixed-acquisitions", "images of more than one acquisition"))
     verdict = judge(headers.values(), site)
