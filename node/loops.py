@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Literal
 
 from node.assemble import Verdict, judge
@@ -78,13 +79,18 @@ class Loop(threading.Thread):
             self._wake.clear()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class _Look:
     """What an acquisition was when an image was last seen to have come."""
 
     gathering: Gathering
     since_s: float
-    verdict: Verdict
+    judged: Callable[[Gathering], Verdict]
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Found when it matters: while images come, it would be found again and again."""
+        return self.judged(self.gathering)
 
 
 class Gatherer:
@@ -127,7 +133,9 @@ class Gatherer:
             sending = bool(look.gathering.senders & busy)
             quiet = silence_s >= self._settings.quiet_s and not sending
             early = not sending or silence_s >= min(BREATH_S, self._settings.quiet_s)
-            if (early and look.verdict.state == "announced") or (quiet and look.verdict.state == "whole"):
+            if not early:
+                continue
+            if look.verdict.state == "announced" or (quiet and look.verdict.state == "whole"):
                 self._complete(look)
             elif quiet and look.verdict.refusal:
                 self._settle(look, look.verdict.refusal)
@@ -136,15 +144,16 @@ class Gatherer:
         before = self._looks.get(gathering.id)
         if before and before.gathering.instances == gathering.instances:
             return before
-        since_s = self._monotonic()
+        return _Look(gathering, self._monotonic(), self._judged)
+
+    def _judged(self, gathering: Gathering) -> Verdict:
         try:
             headers = (Header.from_json(line) for line in self._journal.headers(gathering.id))
-            verdict = judge(headers, self._settings.site)
+            return judge(headers, self._settings.site)
         except Exception as error:
             log.exception("acquisition cannot be judged", acquisition=gathering.id)
             why = Refusal("internal-error", f"please report: {type(error).__name__} at {places(error)}")
-            verdict = Verdict("refused", why, 0, 0)
-        return _Look(gathering, since_s, verdict)
+            return Verdict("refused", why, 0, 0)
 
     def _complete(self, look: _Look) -> None:
         derived_at = self._now().replace(microsecond=0)

@@ -7,7 +7,7 @@ import random
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from associations import refused_connection
 from journals import arrive, lease, queue
-from node import loopback
+from node import loopback, loops
+from node.assemble import Verdict, judge
 from node.config import Peer, Settings
 from node.headers import Header, read_header
 from node.inbox import Inbox
@@ -29,6 +30,7 @@ from node.overview import asides, summaries
 from node.recipes import RecipeError
 from node.records import Received
 from node.service import CannotStart, Node, check
+from node.site import Site
 from node.workers import InlineWorker
 
 QUIET_S = 60.0
@@ -129,6 +131,27 @@ def test_announced_counts_start_after_a_breath_of_an_open_association(
     gathering.arrive(*(replace(h, announced_echoes=3, announced_slices=16) for h in headers))
     assert gathering.after(BREATH_S - 1) == ["receiving"]
     assert gathering.after(2) == ["queued"]
+
+
+def test_nothing_is_judged_while_images_come(
+    gathering: Gathering, headers: list[Header], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All headers of an acquisition would be looked through twice a second."""
+    judged = []
+
+    def counted(of: Iterable[Header], site: Site) -> Verdict:
+        judged.append(of)
+        return judge(of, site)
+
+    monkeypatch.setattr(loops, "judge", counted)
+    gathering.busy = {"PACS"}
+    for header in headers:
+        gathering.arrive(header)
+        gathering.after(1)
+    assert judged == []
+    gathering.busy = set()
+    assert gathering.after(QUIET_S) == ["queued"]
+    assert len(judged) == 1
 
 
 def test_fewer_than_announced_never_start(gathering: Gathering, headers: list[Header]) -> None:
