@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -113,9 +113,11 @@ class KeptWorker:
 
     def _answer(self, worker: Worker, task: Callable[..., Answer], *arguments: object) -> Answer:
         try:
-            answer: Answer = worker.submit(task, *arguments).result(self._limit_s)
-        except TimeoutError as error:
-            raise WorkerSlow(f"no answer within {self._limit_s:g} s") from error
+            future = worker.submit(task, *arguments)
+            wait([future], self._limit_s)
+            if not future.done():
+                raise WorkerSlow(f"no answer within {self._limit_s:g} s")
+            answer: Answer = future.result()  # a `TimeoutError` from here is the task's: a disk that did not answer
         except (RuntimeError, CancelledError) as error:  # BrokenProcessPool is a RuntimeError
             raise WorkerLost("the process ended") from error
         return answer
