@@ -10,7 +10,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.valuerep import VR
+from pydicom.valuerep import VR, format_number_as_ds
 
 
 def _keywords(text: str) -> tuple[str, ...]:
@@ -99,6 +99,12 @@ _TEXT = {
 }
 
 
+_BINARY = {VR.AT, VR.FD, VR.FL, VR.SL, VR.SS, VR.SV, VR.UL, VR.US, VR.UV}
+"""A number that some write where a text belongs: its bytes are none."""
+_DECIMAL_STRING = 16
+"""Longest value of VR DS, PS3.5 table 6.2-1."""
+
+
 def inherited(source: Dataset) -> Dataset:
     """A new dataset with everything that a derived image takes over from its source image."""
     target = _whitelisted(source, INHERITED, _EMPTY_IF_ABSENT_OF_STUDY + _EMPTY_IF_ABSENT)
@@ -131,14 +137,28 @@ def _whitelisted(source: Dataset, tags: tuple[int | None, ...], empty_if_absent:
 def _copy(source: Dataset, tag: int, target: Dataset) -> None:
     item = source.get_item(tag)
     vr = dictionary_VR(tag)
-    if isinstance(item, RawDataElement) and item.value and vr in _TEXT:
-        padding = (b"\0" if vr == VR.UI else b" ") * (len(item.value) % 2)
-        target[tag] = item._replace(VR=vr, value=item.value + padding)
+    if item.VR in _BINARY and vr in _TEXT - {VR.DS, VR.IS}:
+        return  # no text
+    if isinstance(item, RawDataElement) and item.value and vr in _TEXT and item.VR not in _BINARY:
+        value = item.value + (b"\0" if vr == VR.UI else b" ") * (len(item.value) % 2)
+        target[tag] = item._replace(VR=vr, length=len(value), value=value)  # its length may have been undefined
         return
     element = source[tag]
-    if vr != VR.SQ:
+    if vr == VR.DS and not element.is_empty:
+        target[tag] = DataElement(Tag(tag), vr, [_decimal(value) for value in _values(element)])
+    elif vr != VR.SQ:
         target[tag] = DataElement(Tag(tag), vr, None if element.is_empty else element.value)
     elif element.value:
         for part in element.value:
             part.remove_private_tags()
         target[tag] = element
+
+
+def _values(element: DataElement) -> list[object]:
+    return [element.value] if element.VM == 1 else list(element.value)
+
+
+def _decimal(value: object) -> str:
+    """As it stands in the source, unless that is a binary number with more digits than fit."""
+    text = str(value)
+    return text if len(text) <= _DECIMAL_STRING else format_number_as_ds(float(text))

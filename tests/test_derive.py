@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 
 import nibabel as nib
@@ -15,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
@@ -302,6 +305,38 @@ def test_texts_that_break_the_rules_are_copied_as_they_are_but_of_even_length(di
     target = inherited(source)
     assert target.get_item("PatientName").value == b"M\xff^\xfeX "
     assert target.get_item("FrameOfReferenceUID").value == b"1.2.3\0"
+
+
+def test_a_number_in_place_of_a_text_is_written_as_text():
+    source = Dataset()
+    source[0x00180050] = RawDataElement(Tag("SliceThickness"), "FD", 8, struct.pack(">d", 2.5), 0, False, False)
+    source[0x00180091] = RawDataElement(Tag("EchoTrainLength"), "US", 2, b"\5\0", 0, False, True)
+    source[0x00180024] = RawDataElement(Tag("SequenceName"), "US", 2, b"\5\0", 0, False, True)
+    source[0x00180081] = RawDataElement(Tag("EchoTime"), "FD", 8, struct.pack("<d", np.float32(2.46)), 0, False, True)
+    of_frame = float(np.float32(2.46))  # as enhanced objects have times
+    source[0x00180080] = DataElement(Tag("RepetitionTime"), "DS", of_frame)
+    target = inherited(source)
+    target.set_original_encoding(False, True, "iso8859")
+    file = BytesIO()
+    target.save_as(file, implicit_vr=False, little_endian=True)
+    read = dcmread(BytesIO(file.getvalue()), force=True)
+    assert read.get_item("RepetitionTime").value == b"2.46000003814697"
+    assert read.get_item("SliceThickness").value == b"2.5 "
+    assert read.get_item("EchoTrainLength").value == b"5 "
+    assert read.get_item("EchoTime").value == b"2.46000003814697"
+    assert "SequenceName" not in read
+
+
+def test_a_text_of_undefined_length_swallows_nothing():
+    source = Dataset()
+    source[0x00104000] = RawDataElement(Tag("PatientComments"), "LT", 0xFFFFFFFF, b"hello ", 0, True, True)
+    source.Rows = 7
+    target = inherited(source)
+    target.set_original_encoding(False, True, "iso8859")
+    file = BytesIO()
+    target.save_as(file, implicit_vr=False, little_endian=True)
+    read = dcmread(BytesIO(file.getvalue()), force=True)
+    assert (read.PatientComments, read.Rows) == ("hello", 7)
 
 
 @pytest.mark.parametrize(
