@@ -190,6 +190,19 @@ def test_every_parameter_is_named_and_fits():
     assert "highpass: Homodyne(samples=64, te_s=0.0258)" in " ".join(texts)
 
 
+@pytest.mark.parametrize("charset", [None, "ISO_IR 192"])
+def test_the_name_of_a_recipe_fits_every_character_set(dicom_sets, tmp_path, charset):
+    """A recipe is named by its file, in any language."""
+    images = dicom_sets.siemens(dicom_sets.scan())
+    for ds in images:
+        ds.SpecificCharacterSet = charset
+    source = load(dicom_sets.write(images, tmp_path / "in"))
+    item = derive(source, result_of(source.acquisition, Recipe(name="größer")), tmp_path / "out", AT)[0]
+    ds = dcmread(item.path)
+    assert ds.ContributingEquipmentSequence[0].ContributionDescription.startswith("recipe gr??er;")
+    assert ", recipe gr??er (sha256 " in ds.DerivationDescription
+
+
 def test_identifiers_are_a_function_of_source_recipe_and_mask(sent, derived, tmp_path):
     _, source = sent
     items, result = derived
