@@ -178,7 +178,8 @@ class SpawnedWorker(ProcessPoolExecutor):
 
 
 def _initialise(threads: int, cache_dir: str, parent: Connection, niceness: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the node, which decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal or service manager tells all; the node decides
+        signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
     os.nice(niceness)
     configure()  # what libraries say here would stand on the node's standard error as it is

@@ -90,6 +90,10 @@ def die(_: object = None) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def tell_own(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
 def hang(started: Path) -> None:
     started.touch()
     signal.pause()
@@ -122,6 +126,16 @@ def test_a_cache_folder_that_cannot_be_written_is_not_used(tmp_path: Path, monke
 def test_a_worker_that_dies_says_so(worker: SpawnedWorker) -> None:
     with pytest.raises(BrokenExecutor):
         worker.submit(die).result(60)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_of_the_whole_process_group_is_the_nodes_to_hear(
+    worker: SpawnedWorker, number: signal.Signals
+) -> None:
+    """Else the job loses its worker before the node knows that it stops: an attempt, of which it has few."""
+    pid = worker.submit(where).result(60)[0]
+    worker.submit(tell_own, number).result(60)
+    assert worker.submit(where).result(60)[0] == pid
 
 
 def test_a_running_job_can_be_cut_off(worker: SpawnedWorker, tmp_path: Path, eventually: Callable[..., None]) -> None:
