@@ -101,7 +101,10 @@ class KeptWorker:
                 raise WorkerLost("no task is run any more")
             if self._worker is not None:
                 return self._worker
-            worker = self._worker = self._new_worker()
+            try:
+                worker = self._worker = self._new_worker()
+            except OSError as error:  # no file descriptor, no shared memory
+                raise NoWorker("no new process can be made") from error
         try:
             self._answer(worker, self._proof)
         except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -342,6 +343,22 @@ def test_no_job_is_to_blame_for_a_process_that_does_not_start(bench: MakeBench, 
             b.loop.step()
         assert (b.summary.state, b.summary.attempts, b.summary.sentence) == ("queued", 0, "")
         assert (b.made, b.worker.killed) == (made, made)
+    b.loop.step()
+    assert (b.summary.state, b.summary.attempts) == ("delivering", 1)
+
+
+def test_no_job_is_to_blame_if_no_process_can_be_made(bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = bench(DONE)
+
+    def fails() -> Scripted:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(b.loop._worker, "_new_worker", fails)
+        for _ in range(MAX_ATTEMPTS + 1):
+            with pytest.raises(NoWorker):
+                b.loop.step()
+            assert (b.summary.state, b.summary.attempts, b.summary.sentence) == ("queued", 0, "")
     b.loop.step()
     assert (b.summary.state, b.summary.attempts) == ("delivering", 1)
 
