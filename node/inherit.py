@@ -6,10 +6,11 @@ no pixel statistics pass: a copied (0043,102F) would turn a susceptibility map i
 
 from __future__ import annotations
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import VR, format_number_as_ds
 
 
@@ -57,8 +58,8 @@ _ACQUISITION = _keywords(
     """
 )
 
-INHERITED = tuple(tag_for_keyword(keyword) for keyword in (*_PATIENT, *_STUDY, *_GEOMETRY, *_ACQUISITION))
-_OF_STUDY = INHERITED[: len(_PATIENT) + len(_STUDY)]
+INHERITED = tuple(Tag(keyword) for keyword in (*_PATIENT, *_STUDY, *_GEOMETRY, *_ACQUISITION))
+OF_STUDY = INHERITED[: len(_PATIENT) + len(_STUDY)]
 
 _EMPTY_IF_ABSENT_OF_STUDY = _keywords(
     """
@@ -116,13 +117,19 @@ def inherited(source: Dataset) -> Dataset:
 
 def inherited_study(source: Dataset) -> Dataset:
     """A new dataset with everything that any object takes over from another one: patient, study, part of the body."""
-    return _whitelisted(source, _OF_STUDY, _EMPTY_IF_ABSENT_OF_STUDY)
+    return _whitelisted(source, OF_STUDY, _EMPTY_IF_ABSENT_OF_STUDY)
 
 
-def _whitelisted(source: Dataset, tags: tuple[int | None, ...], empty_if_absent: tuple[str, ...]) -> Dataset:
+def keep_bytes(ds: Dataset) -> None:
+    """Have what is raw written as it is, in explicit VR little endian."""
+    charset = convert_encodings(ds.SpecificCharacterSet) if "SpecificCharacterSet" in ds else default_encoding
+    ds.set_original_encoding(False, True, charset)
+
+
+def _whitelisted(source: Dataset, tags: tuple[BaseTag, ...], empty_if_absent: tuple[str, ...]) -> Dataset:
     target = Dataset()
     for tag in tags:
-        if tag is not None and tag in source:
+        if tag in source:
             _copy(source, tag, target)
     for keyword in empty_if_absent:
         if keyword not in target:
