@@ -20,10 +20,13 @@ from highdicom.seg import (
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.sr.coding import Code
+from pydicom.tag import Tag
 
 from node import __version__
 from node.identity import PRODUCT, derived_uid
+from node.inherit import OF_STUDY, keep_bytes
 from node.provenance import MANUFACTURER, Provenance
 from recon.pipeline import Result
 from recon.types import BoolArray, FloatArray
@@ -123,9 +126,9 @@ def _built(build: Callable[..., Dataset], images: Sequence[Dataset], **arguments
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ds = build(source_images=[_without_checked(ds) for ds in images], specific_character_set=None, **arguments)
-    for keyword in (*_CHECKED, "SpecificCharacterSet"):
-        if keyword in images[0]:
-            ds[keyword] = images[0].get_item(keyword)
+    for tag in OF_STUDY:
+        if tag in images[0] and (tag in ds or tag == Tag("SpecificCharacterSet")):
+            ds[tag] = images[0].get_item(tag)
     return ds
 
 
@@ -144,4 +147,6 @@ def _settled(ds: Dataset, provenance: Provenance) -> Dataset:
     organization = derived_uid(ds.SOPInstanceUID, "dimensions")
     for item in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
+    correct_ambiguous_vr(ds, True)
+    keep_bytes(ds)
     return ds

@@ -68,14 +68,17 @@ class Deliveries:
     def enter(self, attempts: Iterable[Attempt]) -> None:
         """Enter how attempts ended, in one transaction.
 
-        What was forgotten meanwhile stays so, unless it arrived.
+        What an administrator said meanwhile holds, unless the object arrived: that it is waited for no longer, or
+        that it is tried anew.
         """
         now = self._clock()
         with self._db.transaction() as db:
             db.executemany(
-                "UPDATE delivery SET state = CASE WHEN state = 'forgotten' AND ?1 IN ('pending', 'undeliverable') "
-                "THEN state ELSE ?1 END, sentence = ?2, attempts = attempts + 1, next_try_at = ?3 WHERE id = ?4",
-                [(a.state, a.sentence, now + a.retry_in_s, a.delivery.id) for a in attempts],
+                "UPDATE delivery SET state = CASE "
+                "WHEN state NOT IN ('pending', 'stored') AND ?1 IN ('pending', 'undeliverable') THEN state "
+                "WHEN queued_at <> ?5 AND ?1 = 'undeliverable' THEN 'pending' ELSE ?1 END, "
+                "sentence = ?2, attempts = attempts + 1, next_try_at = ?3 WHERE id = ?4",
+                [(a.state, a.sentence, now + a.retry_in_s, a.delivery.id, a.delivery.queued_at) for a in attempts],
             )
 
     # --- storage commitment

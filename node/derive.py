@@ -17,7 +17,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
@@ -28,7 +27,7 @@ from node.archive import parametric_map, segmentation
 from node.errors import NotReproduced, PermanentError
 from node.files import make_folder, sync_folder, write_whole
 from node.identity import IMPLEMENTATION_UID, derived_uid, is_own
-from node.inherit import inherited
+from node.inherit import inherited, keep_bytes
 from node.load import Source
 from node.provenance import Provenance, code, encoded_sequence
 from node.report import Report
@@ -264,8 +263,7 @@ def _image(volume: _Volume, k: int, number: int, source: Source, provenance: Pro
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
     ds.add_new("PixelData", "OW", np.ascontiguousarray(stored, dtype="<i2").tobytes())
     ds[volume.real_world.tag] = volume.real_world
-    charset = convert_encodings(ds.SpecificCharacterSet) if "SpecificCharacterSet" in ds else default_encoding
-    ds.set_original_encoding(False, True, charset)  # what is raw is written as it is
+    keep_bytes(ds)
     return ds
 
 

@@ -6,11 +6,12 @@ no pixel statistics pass: a copied (0043,102F) would turn a susceptibility map i
 
 from __future__ import annotations
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
-from pydicom.valuerep import VR
+from pydicom.tag import BaseTag, Tag
+from pydicom.valuerep import VR, format_number_as_ds
 
 
 def _keywords(text: str) -> tuple[str, ...]:
@@ -57,8 +58,8 @@ _ACQUISITION = _keywords(
     """
 )
 
-INHERITED = tuple(tag_for_keyword(keyword) for keyword in (*_PATIENT, *_STUDY, *_GEOMETRY, *_ACQUISITION))
-_OF_STUDY = INHERITED[: len(_PATIENT) + len(_STUDY)]
+INHERITED = tuple(Tag(keyword) for keyword in (*_PATIENT, *_STUDY, *_GEOMETRY, *_ACQUISITION))
+OF_STUDY = INHERITED[: len(_PATIENT) + len(_STUDY)]
 
 _EMPTY_IF_ABSENT_OF_STUDY = _keywords(
     """
@@ -99,6 +100,12 @@ _TEXT = {
 }
 
 
+_BINARY = {VR.AT, VR.FD, VR.FL, VR.SL, VR.SS, VR.SV, VR.UL, VR.US, VR.UV}
+"""A number that some write where a text belongs: its bytes are none."""
+_DECIMAL_STRING = 16
+"""Longest value of VR DS, PS3.5 table 6.2-1."""
+
+
 def inherited(source: Dataset) -> Dataset:
     """A new dataset with everything that a derived image takes over from its source image."""
     target = _whitelisted(source, INHERITED, _EMPTY_IF_ABSENT_OF_STUDY + _EMPTY_IF_ABSENT)
@@ -110,13 +117,19 @@ def inherited(source: Dataset) -> Dataset:
 
 def inherited_study(source: Dataset) -> Dataset:
     """A new dataset with everything that any object takes over from another one: patient, study, part of the body."""
-    return _whitelisted(source, _OF_STUDY, _EMPTY_IF_ABSENT_OF_STUDY)
+    return _whitelisted(source, OF_STUDY, _EMPTY_IF_ABSENT_OF_STUDY)
 
 
-def _whitelisted(source: Dataset, tags: tuple[int | None, ...], empty_if_absent: tuple[str, ...]) -> Dataset:
+def keep_bytes(ds: Dataset) -> None:
+    """Have what is raw written as it is, in explicit VR little endian."""
+    charset = convert_encodings(ds.SpecificCharacterSet) if "SpecificCharacterSet" in ds else default_encoding
+    ds.set_original_encoding(False, True, charset)
+
+
+def _whitelisted(source: Dataset, tags: tuple[BaseTag, ...], empty_if_absent: tuple[str, ...]) -> Dataset:
     target = Dataset()
     for tag in tags:
-        if tag is not None and tag in source:
+        if tag in source:
             _copy(source, tag, target)
     for keyword in empty_if_absent:
         if keyword not in target:
@@ -131,14 +144,28 @@ def _whitelisted(source: Dataset, tags: tuple[int | None, ...], empty_if_absent:
 def _copy(source: Dataset, tag: int, target: Dataset) -> None:
     item = source.get_item(tag)
     vr = dictionary_VR(tag)
-    if isinstance(item, RawDataElement) and item.value and vr in _TEXT:
-        padding = (b"\0" if vr == VR.UI else b" ") * (len(item.value) % 2)
-        target[tag] = item._replace(VR=vr, value=item.value + padding)
+    if item.VR in _BINARY and vr in _TEXT - {VR.DS, VR.IS}:
+        return  # no text
+    if isinstance(item, RawDataElement) and item.value and vr in _TEXT and item.VR not in _BINARY:
+        value = item.value + (b"\0" if vr == VR.UI else b" ") * (len(item.value) % 2)
+        target[tag] = item._replace(VR=vr, length=len(value), value=value)  # its length may have been undefined
         return
     element = source[tag]
-    if vr != VR.SQ:
+    if vr == VR.DS and not element.is_empty:
+        target[tag] = DataElement(Tag(tag), vr, [_decimal(value) for value in _values(element)])
+    elif vr != VR.SQ:
         target[tag] = DataElement(Tag(tag), vr, None if element.is_empty else element.value)
     elif element.value:
         for part in element.value:
             part.remove_private_tags()
         target[tag] = element
+
+
+def _values(element: DataElement) -> list[object]:
+    return [element.value] if element.VM == 1 else list(element.value)
+
+
+def _decimal(value: object) -> str:
+    """As it stands in the source, unless that is a binary number with more digits than fit."""
+    text = str(value)
+    return text if len(text) <= _DECIMAL_STRING else format_number_as_ds(float(text))

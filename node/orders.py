@@ -74,7 +74,7 @@ class Orders:
                 "UPDATE job SET state = 'queued', attempts = 0, not_before = 0, changed_at = ?2 WHERE "
                 f"(id = {_NEWEST} AND {_NO_IMAGE_SINCE} AND (state IN ('failed', 'queued') OR "
                 " (state = 'done' AND id IN (SELECT value FROM json_each(?3))))) "
-                "OR (notice <> '' AND state = 'done' AND id IN (SELECT value FROM json_each(?3)))",
+                "OR (notice <> '' AND state IN ('done', 'queued') AND id IN (SELECT value FROM json_each(?3)))",
                 (acquisition_id, now, made_again),
             ).rowcount
             sent = db.execute(

@@ -97,8 +97,9 @@ class Provenance:
         scanner = self.source.templates[0][0]
         maker = f"{_words(scanner, 'Manufacturer')} {_words(scanner, 'ManufacturerModelName')}".strip()
         mask = ["Brain mask supplied by the user."] if self.supplied_mask_sha256 else []
+        named = f"recipe {_ascii(recipe.name)} (sha256 {recipe_digest(recipe)[:16]})"
         return [
-            f"{PRODUCT} {__version__}, recipe {recipe.name} (sha256 {recipe_digest(recipe)[:16]}): {methods}.",
+            f"{PRODUCT} {__version__}, {named}: {methods}.",
             *mask,
             f"Input: {maker}; {self.source.convention}.",
         ]
@@ -168,7 +169,7 @@ def recipe_digest(recipe: Recipe) -> str:
 def parameters(recipe: Recipe) -> list[str]:
     """Every method and parameter of a recipe, in as many texts as VR ST needs."""
     stages = [f"{stage}: {_call(m)}" for stage, m in as_dict(recipe).items() if isinstance(m, dict)]
-    return textwrap.wrap("; ".join((f"recipe {recipe.name}", *stages)), SHORT_TEXT)
+    return textwrap.wrap("; ".join((f"recipe {_ascii(recipe.name)}", *stages)), SHORT_TEXT)
 
 
 def _call(method: dict[str, object]) -> str:
@@ -209,8 +210,12 @@ def _source_item(image: SourceImage) -> Dataset:
 
 
 def _words(ds: Dataset, keyword: str) -> str:
-    """The element as plain ASCII, which every character set can hold."""
-    return str(ds.get(keyword) or "").encode("ascii", "replace").decode()
+    return _ascii(str(ds.get(keyword) or ""))
+
+
+def _ascii(text: str) -> str:
+    """As plain ASCII, which every character set can hold."""
+    return text.encode("ascii", "replace").decode()
 
 
 def _processing(description: str, derived_at: datetime) -> Dataset:

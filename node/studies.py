@@ -92,9 +92,10 @@ class Studies:
 
 
 def drop_notice(db: sqlite3.Connection, acquisition_id: int, now: float) -> None:
-    """The study goes on: a page that is not made yet would say what is no longer so."""
+    """The study goes on: a page that is not made yet would say what is no longer so. One made again was there."""
     db.execute(
         "UPDATE job SET state = 'superseded', changed_at = ?2 WHERE notice <> '' "
-        f"AND state IN ('queued', 'running', 'failed') AND acquisition_id IN {SAME_STUDY}",
+        f"AND state IN ('queued', 'running', 'failed') AND acquisition_id IN {SAME_STUDY} "
+        "AND (state = 'failed' OR NOT EXISTS (SELECT 1 FROM delivery WHERE job_id = job.id))",
         (acquisition_id, now),
     )

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -101,7 +101,10 @@ class KeptWorker:
                 raise WorkerLost("no task is run any more")
             if self._worker is not None:
                 return self._worker
-            worker = self._worker = self._new_worker()
+            try:
+                worker = self._worker = self._new_worker()
+            except OSError as error:  # no file descriptor, no shared memory
+                raise NoWorker("no new process can be made") from error
         try:
             self._answer(worker, self._proof)
         except Exception as error:
@@ -113,9 +116,11 @@ class KeptWorker:
 
     def _answer(self, worker: Worker, task: Callable[..., Answer], *arguments: object) -> Answer:
         try:
-            answer: Answer = worker.submit(task, *arguments).result(self._limit_s)
-        except TimeoutError as error:
-            raise WorkerSlow(f"no answer within {self._limit_s:g} s") from error
+            future = worker.submit(task, *arguments)
+            wait([future], self._limit_s)
+            if not future.done():
+                raise WorkerSlow(f"no answer within {self._limit_s:g} s")
+            answer: Answer = future.result()  # a `TimeoutError` from here is the task's: a disk that did not answer
         except (RuntimeError, CancelledError) as error:  # BrokenProcessPool is a RuntimeError
             raise WorkerLost("the process ended") from error
         return answer
@@ -176,7 +181,8 @@ class SpawnedWorker(ProcessPoolExecutor):
 
 
 def _initialise(threads: int, cache_dir: str, parent: Connection, niceness: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the node, which decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal or service manager tells all; the node decides
+        signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
     os.nice(niceness)
     configure()  # what libraries say here would stand on the node's standard error as it is

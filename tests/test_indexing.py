@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import sqlite3
@@ -160,6 +161,26 @@ def test_an_object_that_cannot_be_read_holds_up_no_other_and_is_entered_by_the_n
     desk.start()
     desk.indexer.step()
     assert (desk.images(), desk.waiting()) == (70, 0)
+
+
+def test_a_disk_that_does_not_answer_in_time_makes_no_object_useless(
+    desk: Desk, tiny_study: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ETIMEDOUT, of a network disk, is the error class by which a slow process shows too."""
+    for path in tiny_study[:3]:
+        desk.receive(path)
+
+    def unanswered(_: Path) -> bytes:
+        raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", unanswered)
+        patch.setattr(desk.indexer._reader, "_new_worker", InlineWorker)
+        with pytest.raises(TimeoutError):
+            desk.indexer.step()
+    assert (desk.images(), desk.waiting(), desk.asides()) == (0, 3, [])
+    desk.indexer.step()
+    assert (desk.images(), desk.waiting(), desk.asides()) == (3, 0, [])
 
 
 def test_an_image_that_comes_again_in_other_bytes_changes_nothing(

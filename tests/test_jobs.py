@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -90,6 +91,10 @@ def die(_: object = None) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def tell_own(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
 def hang(started: Path) -> None:
     started.touch()
     signal.pause()
@@ -122,6 +127,16 @@ def test_a_cache_folder_that_cannot_be_written_is_not_used(tmp_path: Path, monke
 def test_a_worker_that_dies_says_so(worker: SpawnedWorker) -> None:
     with pytest.raises(BrokenExecutor):
         worker.submit(die).result(60)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_of_the_whole_process_group_is_the_nodes_to_hear(
+    worker: SpawnedWorker, number: signal.Signals
+) -> None:
+    """Else the job loses its worker before the node knows that it stops: an attempt, of which it has few."""
+    pid = worker.submit(where).result(60)[0]
+    worker.submit(tell_own, number).result(60)
+    assert worker.submit(where).result(60)[0] == pid
 
 
 def test_a_running_job_can_be_cut_off(worker: SpawnedWorker, tmp_path: Path, eventually: Callable[..., None]) -> None:
@@ -196,6 +211,9 @@ def test_the_nodes_own_process_never_imports_numba() -> None:
 # ----------------------------------------------------------------------------------------------- the job loop
 
 
+HANGS = Done(())
+
+
 class Scripted(InlineWorker):
     """A worker that ends its jobs as it was told."""
 
@@ -219,7 +237,7 @@ class Scripted(InlineWorker):
             end = self.starts.pop(0)
         if isinstance(end, BaseException):
             future.set_exception(end)
-        else:
+        elif end is not HANGS:
             future.set_result(end)
         return future
 
@@ -329,6 +347,22 @@ def test_no_job_is_to_blame_for_a_process_that_does_not_start(bench: MakeBench, 
     assert (b.summary.state, b.summary.attempts) == ("delivering", 1)
 
 
+def test_no_job_is_to_blame_if_no_process_can_be_made(bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = bench(DONE)
+
+    def fails() -> Scripted:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(b.loop._worker, "_new_worker", fails)
+        for _ in range(MAX_ATTEMPTS + 1):
+            with pytest.raises(NoWorker):
+                b.loop.step()
+            assert (b.summary.state, b.summary.attempts, b.summary.sentence) == ("queued", 0, "")
+    b.loop.step()
+    assert (b.summary.state, b.summary.attempts) == ("delivering", 1)
+
+
 def test_a_job_that_always_kills_its_worker_ends_failed_and_the_next_one_runs(bench: MakeBench) -> None:
     b = bench(*[BrokenExecutor("killed")] * MAX_ATTEMPTS, DONE)
     for _ in range(MAX_ATTEMPTS):
@@ -340,7 +374,8 @@ def test_a_job_that_always_kills_its_worker_ends_failed_and_the_next_one_runs(be
 
 
 def test_a_job_without_end_is_ended_and_not_tried_again(bench: MakeBench) -> None:
-    b = bench(TimeoutError())
+    b = bench(HANGS)
+    b.loop._worker._limit_s = 0.0
     b.loop.step()
     assert (b.summary.state, b.summary.code, b.worker.killed) == ("failed", "time-limit", 1)
     assert "within 2 hours" in b.summary.sentence

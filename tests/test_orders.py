@@ -206,7 +206,8 @@ def test_a_page_that_is_damaged_is_made_again(site: Site, tiny_study: list[Path]
     page, rows = site.folder / "results" / "job-000001" / "notice-0001.dcm", site.rows()
     before = page.read_bytes()
     damage(page)
-    assert "the reconstruction is queued again" in site.retry()
+    for _ in range(2):
+        assert "the reconstruction is queued again" in site.retry()
     site.reconstructor.step()
     assert page.read_bytes() == before
     assert site.rows() == rows
@@ -375,6 +376,31 @@ def test_forgetting_holds_against_an_attempt_that_is_on_its_way(site: Site) -> N
     assert site.journal.query("SELECT state FROM delivery ORDER BY id") == [
         ("forgotten",), ("forgotten",), ("delivered",),
     ]  # fmt: skip
+
+
+def test_forgetting_holds_against_a_report_that_is_on_its_way(site: Site) -> None:
+    """What was not committed would be sent again."""
+    site.receive("1")
+    site.finish("q1")
+    site.answer("stored")
+    reported = site.journal.deliveries.uncommitted("pacs", ["q1"])
+    site.journal.orders.forget(1)
+    site.journal.deliveries.enter([Attempt(d, "pending", "not committed") for d in reported])
+    assert site.state == "delivered"
+    assert len(site.journal.keeping.expendable()) == 1
+
+
+def test_retrying_holds_against_a_last_attempt_that_is_on_its_way(site: Site) -> None:
+    """The outbox gives up by the time at which it was queued before."""
+    site.receive("1")
+    site.finish("q1")
+    sent = site.journal.deliveries.due()
+    site.now += 86400
+    assert site.journal.orders.retry(1) == "1 objects are sent again"
+    site.journal.deliveries.enter([Attempt(d, "undeliverable", "nobody answers") for d in sent])
+    assert len(site.journal.deliveries.due()) == 1
+    site.journal.deliveries.enter([Attempt(d, "undeliverable") for d in site.journal.deliveries.due()])
+    assert site.state == "undeliverable"
 
 
 def test_the_page_of_a_study_is_forgotten_from_any_of_its_acquisitions(site: Site) -> None:
