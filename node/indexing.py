@@ -55,6 +55,7 @@ class Indexer:
         self._reader = KeptWorker(new_worker, partial(examine_files, [], site), _LIMIT_S)
         self._waiting: deque[Sealed] = deque()
         self._read: list[_Read] = []
+        self._entered: list[Sealed] = []
 
     def recover(self) -> None:
         """Take what was received before the node ended; what was half received is gone."""
@@ -74,6 +75,7 @@ class Indexer:
     def step(self) -> None:
         """Enter all that waits, and write what was counted."""
         self._journal.tally()
+        self._take_away()
         while not self._reader.ended and self._waiting:
             try:
                 self._read = self._read or self._examined(list(islice(self._waiting, BATCH)))
@@ -84,11 +86,16 @@ class Indexer:
             if not self._read:
                 return
             self._enter(self._read)
-            for sealed, _ in self._read:
-                sealed.path.unlink(missing_ok=True)
-            for _ in self._read:
-                self._waiting.popleft()
-            self._read = []
+            self._entered, self._read = [sealed for sealed, _ in self._read], []
+            self._take_away()
+
+    def _take_away(self) -> None:
+        """Out of the inbox with what is entered."""
+        for sealed in self._entered:
+            sealed.path.unlink(missing_ok=True)
+        for _ in self._entered:
+            self._waiting.popleft()
+        self._entered = []
 
     def _leave_unread(self) -> bool:
         """Leave what cannot be read to the next start, so that it holds up no other; whether there is any."""

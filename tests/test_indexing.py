@@ -249,8 +249,12 @@ def test_an_object_whose_pixels_are_none_holds_up_no_other(desk: Desk, tiny_stud
 def test_a_disk_that_fails_between_two_files_forgets_no_object(
     desk: Desk, tiny_study: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first file of a batch is deleted, the second is not: what comes after the batch still waits."""
+    """The first file of a batch is deleted, the second is not: what comes after the batch still waits.
+
+    The first is of no use: nothing looks for it again where it was.
+    """
     monkeypatch.setattr("node.indexing.BATCH", 2)
+    desk.receive(tiny_study[3], Rows=0, PixelData=b"")
     for path in tiny_study[:3]:
         desk.receive(path)
     unlink, unlinked = Path.unlink, []
@@ -266,7 +270,7 @@ def test_a_disk_that_fails_between_two_files_forgets_no_object(
     with pytest.raises(OSError, match="Input/output"):
         desk.indexer.step()
     desk.indexer.step()
-    assert (desk.images(), desk.waiting()) == (3, 0)
+    assert (desk.images(), desk.waiting(), desk.asides()) == (3, 0, [("rejected", 1)])
 
 
 def test_what_is_not_taken_counts_once_however_often_its_batch_is_tried(
