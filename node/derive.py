@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -80,7 +81,7 @@ class Derived:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Volume:
     """A volume on its way into a series of classic images."""
 
@@ -92,7 +93,27 @@ class _Volume:
     image_type: tuple[str, ...]
     description: tuple[str, ...]
     window_width: int
-    real_world: RawDataElement
+    unit: Dataset
+    quantity: Dataset | None
+
+    @cached_property
+    def real_world(self) -> RawDataElement:
+        """Stored value = value in the unit; PS3.3 C.7.6.16.2.11."""
+        item = Dataset()
+        item.add(DataElement(Tag("RealWorldValueFirstValueMapped"), "SS", _INT16.min))
+        item.add(DataElement(Tag("RealWorldValueLastValueMapped"), "SS", _INT16.max))
+        item.RealWorldValueIntercept = 0.0
+        item.RealWorldValueSlope = 1.0
+        item.LUTLabel = self.series.upper()
+        item.LUTExplanation = self.name
+        item.MeasurementUnitsCodeSequence = [self.unit]
+        if self.quantity is not None:
+            quantity = Dataset()
+            quantity.ValueType = "CODE"
+            quantity.ConceptNameCodeSequence = [code("246205007", "SCT", "Quantity")]
+            quantity.ConceptCodeSequence = [self.quantity]
+            item.QuantityDefinitionSequence = [quantity]
+        return encoded_sequence("RealWorldValueMappingSequence", [item])
 
 
 def write_derived(
@@ -182,12 +203,8 @@ def _qsm(result: Result) -> _Volume:
             *clipped,
         ),
         window_width=400,
-        real_world=_real_world(
-            "QSM",
-            "QSM [ppb]",
-            code("[ppb]", "UCUM", "parts per billion"),
-            code("126396", "DCM", "Magnetic Susceptibility"),
-        ),
+        unit=code("[ppb]", "UCUM", "parts per billion"),
+        quantity=code("126396", "DCM", "Magnetic Susceptibility"),
     )
 
 
@@ -212,7 +229,8 @@ def _phase(source: Source, result: Result) -> _Volume:
             *clipped,
         ),
         window_width=2000,
-        real_world=_real_world("PHASE", "HPF phase [mrad]", code("mrad", "UCUM", "milliradian")),
+        unit=code("mrad", "UCUM", "milliradian"),
+        quantity=None,
     )
 
 
@@ -265,22 +283,3 @@ def _image(volume: _Volume, k: int, number: int, source: Source, provenance: Pro
     ds[volume.real_world.tag] = volume.real_world
     keep_bytes(ds)
     return ds
-
-
-def _real_world(label: str, explanation: str, unit: Dataset, quantity: Dataset | None = None) -> RawDataElement:
-    """Stored value = value in the unit; PS3.3 C.7.6.16.2.11."""
-    item = Dataset()
-    item.add(DataElement(Tag("RealWorldValueFirstValueMapped"), "SS", _INT16.min))
-    item.add(DataElement(Tag("RealWorldValueLastValueMapped"), "SS", _INT16.max))
-    item.RealWorldValueIntercept = 0.0
-    item.RealWorldValueSlope = 1.0
-    item.LUTLabel = label
-    item.LUTExplanation = explanation
-    item.MeasurementUnitsCodeSequence = [unit]
-    if quantity is not None:
-        of = Dataset()
-        of.ValueType = "CODE"
-        of.ConceptNameCodeSequence = [code("246205007", "SCT", "Quantity")]
-        of.ConceptCodeSequence = [quantity]
-        item.QuantityDefinitionSequence = [of]
-    return encoded_sequence("RealWorldValueMappingSequence", [item])
