@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -142,3 +142,17 @@ class Database:
         """Close the file. Nothing else may be called afterwards."""
         with self._lock:
             self._db.close()
+
+
+class Part:
+    """A part of the journal; any thread may call.
+
+    Parameters
+    ----------
+    clock
+        Seconds since the epoch.
+    """
+
+    def __init__(self, db: Database, clock: Callable[[], float]) -> None:
+        self._db = db
+        self._clock = clock

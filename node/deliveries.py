@@ -14,9 +14,9 @@ Knows no network and decides nothing about trying again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from node.database import Database
+from node.database import Part
 from node.records import Attempt, Delivery
 
 LONGEST_PAUSE_S = 900.0
@@ -26,18 +26,8 @@ before the clock was set back: it is due."""
 _NOT_YET = "not committed yet: "
 
 
-class Deliveries:
-    """A part of the journal; any thread may call.
-
-    Parameters
-    ----------
-    clock
-        Seconds since the epoch.
-    """
-
-    def __init__(self, db: Database, clock: Callable[[], float]) -> None:
-        self._db = db
-        self._clock = clock
+class Deliveries(Part):
+    """What is to be sent where, and what became of it."""
 
     def waiting(self) -> list[str]:
         """The destinations that something is due for."""

@@ -11,11 +11,10 @@ Every row ends: an acquisition is asked for `MOST_ATTEMPTS` times at most, whate
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from node.database import Database
+from node.database import Part
 
 MOST_ATTEMPTS = 6
 FIRST_PAUSE_S, PAUSE_GROWS = 60.0, 4.0
@@ -37,18 +36,8 @@ class Wanted:
     changed_at: float
 
 
-class Fetches:
-    """A part of the journal; any thread may call.
-
-    Parameters
-    ----------
-    clock
-        Seconds since the epoch.
-    """
-
-    def __init__(self, db: Database, clock: Callable[[], float]) -> None:
-        self._db = db
-        self._clock = clock
+class Fetches(Part):
+    """What a PACS was asked for."""
 
     def due(self, peer: str) -> list[Wanted]:
         """What this peer is to be asked for now: what was judged incomplete since it was asked, and what waited."""

@@ -7,9 +7,9 @@ no files.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from node.database import Database
+from node.database import Part
 
 REMEMBERED_S = 365 * 86400.0
 
@@ -21,18 +21,8 @@ _EXPENDABLE = """
 """
 
 
-class Keeping:
-    """A part of the journal; any thread may call.
-
-    Parameters
-    ----------
-    clock
-        Seconds since the epoch.
-    """
-
-    def __init__(self, db: Database, clock: Callable[[], float]) -> None:
-        self._db = db
-        self._clock = clock
+class Keeping(Part):
+    """What need not be kept any longer."""
 
     def expendable(self) -> list[tuple[int, float]]:
         """Acquisitions in which nothing is received, queued, undelivered or uncommitted; the oldest first.

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from node.database import Database, JournalError
+from node.database import JournalError, Part
 from node.studies import SAME_STUDY, drop_notice
 
 _CONCERNED = f"(SELECT id FROM job WHERE acquisition_id = ?1 OR (notice <> '' AND acquisition_id IN {SAME_STUDY}))"
@@ -19,18 +19,8 @@ _NEWEST = "(SELECT MAX(id) FROM job WHERE acquisition_id = ?1 AND notice = '')"
 _NO_IMAGE_SINCE = "EXISTS (SELECT 1 FROM acquisition WHERE id = ?1 AND state = 'complete')"
 
 
-class Orders:
-    """A part of the journal; any thread may call.
-
-    Parameters
-    ----------
-    clock
-        Seconds since the epoch.
-    """
-
-    def __init__(self, db: Database, clock: Callable[[], float]) -> None:
-        self._db = db
-        self._clock = clock
+class Orders(Part):
+    """What an administrator asks for."""
 
     def unsent(self, acquisition_id: int) -> list[tuple[int, str, str]]:
         """Job, path and SHA-256 of each file of an acquisition, or of its study's page, that a peer may yet need."""

@@ -6,12 +6,11 @@ Knows not when a page is due, nor what it says.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from datetime import datetime
 
 from pydantic import TypeAdapter
 
-from node.database import Database
+from node.database import Part
 from node.errors import Refusal
 from node.records import Notice, Settled, Stopped
 
@@ -20,18 +19,8 @@ SAME_STUDY = "(SELECT id FROM acquisition WHERE study_uid = (SELECT study_uid FR
 _NOTICE = TypeAdapter(Notice)
 
 
-class Studies:
-    """A part of the journal; any thread may call.
-
-    Parameters
-    ----------
-    clock
-        Seconds since the epoch.
-    """
-
-    def __init__(self, db: Database, clock: Callable[[], float]) -> None:
-        self._db = db
-        self._clock = clock
+class Studies(Part):
+    """Which studies get a page that says why there is no QSM."""
 
     def settled(self, since: float) -> list[Settled]:
         """Studies of which an acquisition changed since then (seconds since the epoch) and that may get a page.
