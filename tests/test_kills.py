@@ -187,6 +187,7 @@ def test_a_job_that_always_kills_its_worker_fails_and_the_others_do_not(
         assert [(a.state, a.attempts) for a in (before, after)] == [("delivered", 1)] * 2
         assert (poison.state, poison.attempts, poison.code) == ("failed", MAX_ATTEMPTS, "worker-lost")
         assert poison.sentence == "the worker process died: out of memory, or killed"
+        served.until(lambda: served.events("job failed"), "the log tells what the journal knows")
         (failed,) = served.events("job failed")
         assert (failed["code"], failed["attempt"]) == ("worker-lost", MAX_ATTEMPTS)
         assert site.archive.studies.keys() == {uids[0], uids[2]}
