@@ -32,7 +32,9 @@ def read_dataset(path: Path) -> Dataset:
         return dcmread(path, defer_size=_DEFER_BYTES)
     except InvalidDicomError as error:
         raise Unreadable(f"{path.name}: not a DICOM file") from error
-    except (EOFError, ValueError, NotImplementedError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # pydicom raises nearly anything on nonsense
         raise Unreadable(f"{path.name}: damaged DICOM file ({type(error).__name__})") from error
 
 

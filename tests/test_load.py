@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from node.errors import Refused, Unreadable
+from node.files import read_dataset
 from node.load import imaging_frequency_mhz, load
 from node.site import Site
 from node.vendors.stated import Stated
@@ -277,6 +283,24 @@ def test_damaged_files_are_unreadable(dicom_sets, tmp_path, kept_bytes):
     paths[3].write_bytes(paths[3].read_bytes()[:kept_bytes])
     with pytest.raises(Unreadable):
         load(paths)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_a_file_that_ends_anywhere_is_unreadable_or_lacks_pixels(dicom_sets, tmp_path, syntax):
+    """Where it is cut in the length of an element, pydicom raises `struct.error`."""
+    ds = dicom_sets.siemens(dicom_sets.scan())[0]
+    ds.file_meta.TransferSyntaxUID = syntax
+    (path,) = dicom_sets.write([ds], tmp_path)
+    whole = path.read_bytes()
+    told = set()
+    for kept_bytes in range(132, len(whole) - 16):  # the end of a deflated one holds no pixels
+        path.write_bytes(whole[:kept_bytes])
+        try:
+            assert len(read_dataset(path).get("PixelData") or b"") < len(ds.PixelData)
+        except Unreadable as why:
+            told.add(str(why))
+    assert told
+    assert all(path.name in sentence for sentence in told)
 
 
 def test_warnings_tell_what_happened_to_the_phase_before(dicom_sets, tmp_path):
