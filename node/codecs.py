@@ -76,7 +76,7 @@ def check_pixels(ds: Dataset) -> None:
         No pixels, fewer bytes or frames than the header says, more than any image has when decoded, or frames whose
         codestream is of another kind or matrix.
     """
-    if "PixelData" not in ds:
+    if not ds.get("PixelData"):
         raise Unreadable("image without pixel data: truncated?")
     try:
         expected = get_expected_length(ds)
@@ -112,7 +112,7 @@ def check_inflation(data: bytes) -> None:
 
 
 def _native(ds: Dataset, expected: int) -> str:
-    found = len(ds.PixelData or b"")
+    found = len(ds.PixelData)
     return f"truncated: {found} of {expected} bytes of pixels" if found < expected else ""
 
 

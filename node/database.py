@@ -15,7 +15,7 @@ from typing import Any
 
 from node.errors import PermanentError
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 _SCHEMA = """
 CREATE TABLE acquisition (
@@ -26,8 +26,7 @@ CREATE INDEX acquisition_of_study ON acquisition (study_uid);
 CREATE INDEX acquisition_changed ON acquisition (changed_at);
 CREATE TABLE instance (
     sop_instance_uid TEXT PRIMARY KEY, acquisition_id INTEGER NOT NULL REFERENCES acquisition, sha256 TEXT NOT NULL,
-    sender TEXT NOT NULL, header TEXT NOT NULL, received_at REAL NOT NULL,
-    content TEXT NOT NULL DEFAULT '') STRICT;
+    sender TEXT NOT NULL, header TEXT NOT NULL, received_at REAL NOT NULL) STRICT;
 CREATE INDEX instance_of_acquisition ON instance (acquisition_id);
 CREATE TABLE job (
     id INTEGER PRIMARY KEY, acquisition_id INTEGER NOT NULL REFERENCES acquisition, state TEXT NOT NULL,
@@ -72,6 +71,7 @@ _UPGRADES = (
         state TEXT NOT NULL, attempts INTEGER NOT NULL, changed_at REAL NOT NULL, next_try_at REAL NOT NULL,
         sentence TEXT NOT NULL DEFAULT '', PRIMARY KEY (acquisition_id, peer)) STRICT
     """,
+    "ALTER TABLE instance DROP COLUMN content",
 )
 """From each version to the next, beginning with 1."""
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 from node.inbox import Inbox, Sealed, is_readable
-from node.intake import Image, Useless, examine_files
+from node.intake import Image, Useless, compare_files, examine_files
 from node.journal import Journal
 from node.log import get_logger
 from node.records import Received
@@ -27,6 +28,7 @@ _LIMIT_S = 300.0
 """For a batch, beside reconstructions that leave the process a thirtieth of the machine."""
 
 _Read = tuple[Sealed, Image | Useless]
+_Answer = TypeVar("_Answer")
 
 log = get_logger("node.indexing")
 
@@ -76,18 +78,23 @@ class Indexer:
         """Enter all that waits, and write what was counted."""
         self._journal.tally()
         self._take_away()
-        while not self._reader.ended and self._waiting:
-            try:
-                self._read = self._read or self._examined(list(islice(self._waiting, BATCH)))
-            except OSError:
-                if not self._leave_unread():
-                    raise
-                continue
-            if not self._read:
-                return
-            self._enter(self._read)
-            self._entered, self._read = [sealed for sealed, _ in self._read], []
-            self._take_away()
+        try:
+            while self._waiting:
+                self._enter_batch()
+        except WorkerLost:
+            if not self._reader.ended:
+                raise
+
+    def _enter_batch(self) -> None:
+        try:
+            self._read = self._read or self._examined(list(islice(self._waiting, BATCH)))
+        except OSError:
+            if not self._leave_unread():
+                raise
+            return
+        self._enter(self._read)
+        self._entered, self._read = [sealed for sealed, _ in self._read], []
+        self._take_away()
 
     def _take_away(self) -> None:
         """Out of the inbox with what is entered."""
@@ -112,20 +119,31 @@ class Indexer:
         """Read no more; what waits is entered at the next start."""
         self._reader.end()
 
-    def _examined(self, batch: Sequence[Sealed], attempts: int = 2) -> list[_Read]:
-        """What the objects are; empty when the node ends. What ends the worker alone, and twice, is useless."""
-        files = [(sealed.path, sealed.start) for sealed in batch]
+    def _examined(self, batch: Sequence[Sealed]) -> list[_Read]:
+        """What the objects are."""
+        deadly = Useless("rejected", "reading its header takes too long, or ends the process", "")
+        found = self._ask(examine_files, [(sealed.path, sealed.start) for sealed in batch])
+        return [(sealed, what or deadly) for sealed, what in zip(batch, found, strict=True)]
+
+    def _ask(
+        self, task: Callable[..., list[_Answer]], things: Sequence[Any], attempts: int = 2
+    ) -> list[_Answer | None]:
+        """What the reader says of each thing; None of what ends it alone, and twice.
+
+        Raises
+        ------
+        WorkerLost
+            The node ends.
+        """
         try:
-            found = self._reader.run(examine_files, files, self._site)
+            return [*self._reader.run(task, things, self._site)]
         except WorkerLost:
             if self._reader.ended:
-                return []
-            alone = len(batch) == 1
+                raise
+            alone = len(things) == 1
             if alone and attempts == 1:
-                return [(batch[0], Useless("rejected", "reading its header takes too long, or ends the process", ""))]
-            one_by_one = [self._examined([sealed], attempts - alone) for sealed in batch]
-            return [read for of_one in one_by_one for read in of_one] if all(one_by_one) else []
-        return list(zip(batch, found, strict=True))
+                return [None]
+            return [answer for thing in things for answer in self._ask(task, [thing], attempts - alone)]
 
     def _enter(self, read: Sequence[_Read]) -> None:
         """Files into the spool, then rows into the journal; until the end, the inbox holds them too."""
@@ -146,20 +164,20 @@ class Indexer:
 
     def _enter_images(self, images: Sequence[tuple[Sealed, Image]]) -> None:
         """Images with different instance UIDs."""
+        repeated = self._repeated(images)
         again: Counter[tuple[int, str]] = Counter()
         fresh: list[Received] = []
         files: dict[str, Path] = {}
         for sealed, image in images:
-            received = Received(
-                image.study_uid, image.key, image.sop_instance_uid, sealed.sha256, sealed.sender, image.header,
-                image.content,
-            )  # fmt: skip
-            acquisition = self._journal.repeats(received)
-            if acquisition is None:
-                fresh.append(received)
-                files[sealed.sha256] = sealed.path
+            if image.sop_instance_uid in repeated:
+                again[repeated[image.sop_instance_uid], sealed.sender] += 1
             else:
-                again[acquisition, sealed.sender] += 1
+                fresh.append(
+                    Received(
+                        image.study_uid, image.key, image.sop_instance_uid, sealed.sha256, sealed.sender, image.header
+                    )
+                )
+                files[sealed.sha256] = sealed.path
         self._spool.take(files)
         for received, outcome in zip(fresh, self._journal.add(*fresh), strict=True):
             if outcome == "conflict":
@@ -172,6 +190,25 @@ class Indexer:
                 f"came again: nothing to do; `qsm-node jobs retry {acquisition}` sets going what stopped",
                 acquisition=acquisition, sender=sender, images=count,
             )  # fmt: skip
+
+    def _repeated(self, images: Sequence[tuple[Sealed, Image]]) -> dict[str, int]:
+        """Those that are here already, by instance UID, and the acquisitions that have them.
+
+        The same bytes are, and others that differ from what is here in nothing that reconstruction takes from them.
+        """
+        acquisitions: dict[str, int] = {}
+        to_compare: dict[str, tuple[Path, Path]] = {}
+        for sealed, image in images:
+            if holder := self._journal.holder(image.sop_instance_uid):
+                acquisitions[image.sop_instance_uid], sha256 = holder
+                if sha256 != sealed.sha256:
+                    to_compare[image.sop_instance_uid] = self._spool.path(sha256), sealed.path
+        if to_compare:
+            answers = self._ask(compare_files, [*to_compare.values()])
+            for uid, agree in zip(to_compare, answers, strict=True):
+                if not agree:
+                    del acquisitions[uid]
+        return acquisitions
 
     def _put_away(self, rejected: Sequence[Sealed]) -> None:
         """What is unusable stays in the spool for a while, since its sender counts on it.

@@ -91,24 +91,16 @@ class Journal:
 
     # --- receiving
 
-    def seen(self, sop_instance_uid: str) -> str | None:
-        """SHA-256 of the data set that was stored under this UID."""
-        rows = self._db.rows("SELECT sha256 FROM instance WHERE sop_instance_uid = ?", sop_instance_uid)
-        return str(rows[0][0]) if rows else None
-
-    def repeats(self, obj: Received) -> int | None:
-        """The acquisition that has this object: the same bytes, or none that differ where it matters (`content`)."""
-        rows = self._db.rows(
-            "SELECT acquisition_id FROM instance WHERE sop_instance_uid = ?1 "
-            "AND (sha256 = ?2 OR (content = ?3 AND content <> ''))",
-            obj.sop_instance_uid, obj.sha256, obj.content,
-        )  # fmt: skip
-        return int(rows[0][0]) if rows else None
+    def holder(self, sop_instance_uid: str) -> tuple[int, str] | None:
+        """The acquisition that has an object of this UID, and the SHA-256 of its data set."""
+        sql = "SELECT acquisition_id, sha256 FROM instance WHERE sop_instance_uid = ?"
+        rows = self._db.rows(sql, sop_instance_uid)
+        return (int(rows[0][0]), str(rows[0][1])) if rows else None
 
     def add(self, *objects: Received) -> list[Literal["stored", "duplicate", "conflict"]]:
         """Enter received objects, in one transaction; their acquisitions are open (again) from now.
 
-        An object that came before changes nothing. A UID that came before with other content is a conflict:
+        A data set that came before changes nothing. A UID that came before with another one is a conflict:
         the first stays, the second is counted aside.
         """
         now = self._clock()
@@ -121,10 +113,8 @@ class Journal:
         return outcomes
 
     def _add(self, db: sqlite3.Connection, obj: Received, now: float) -> Literal["stored", "duplicate", "conflict"]:
-        if self.repeats(obj) is not None:
-            return "duplicate"
-        if self.seen(obj.sop_instance_uid) is not None:
-            return "conflict"
+        if holder := self.holder(obj.sop_instance_uid):
+            return "duplicate" if holder[1] == obj.sha256 else "conflict"
         (acquisition,) = db.execute(
             "INSERT INTO acquisition (key, study_uid, state, changed_at) VALUES (?, ?, 'receiving', ?) "
             "ON CONFLICT DO UPDATE SET state = 'receiving', code = '', sentence = '', "
@@ -138,8 +128,8 @@ class Journal:
         )
         drop_notice(db, acquisition, now)
         db.execute(
-            "INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (obj.sop_instance_uid, acquisition, obj.sha256, obj.sender, obj.header, now, obj.content),
+            "INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?)",
+            (obj.sop_instance_uid, acquisition, obj.sha256, obj.sender, obj.header, now),
         )
         return "stored"
 

@@ -14,7 +14,7 @@ from node.site import Site
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """An object that is safe in the spool. ``header`` and ``content``: see `node.intake.Image`."""
+    """An object that is safe in the spool. ``header``: see `node.intake.Image`."""
 
     study_uid: str
     key: str
@@ -22,7 +22,6 @@ class Received:
     sha256: str
     sender: str
     header: str
-    content: str = ""
 
 
 @dataclass(frozen=True, slots=True)

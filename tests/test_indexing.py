@@ -32,7 +32,7 @@ class Fragile(InlineWorker):
     """A process that ends when it reads a certain object."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        if args and any(POISON in path.read_bytes() for path, _ in args[0]):
+        if args and any(path.exists() and POISON in path.read_bytes() for path, _ in args[0]):
             future: Future[Any] = Future()
             future.set_exception(BrokenExecutor("the process died"))
             return future
@@ -67,6 +67,12 @@ class Desk:
         self.indexer.put(sealed)
         return sealed.sha256
 
+    def stored(self, ds: pydicom.Dataset) -> Path:
+        """The file of what was stored under its instance UID."""
+        holder = self.journal.holder(ds.SOPInstanceUID)
+        assert holder
+        return self.spool.path(holder[1])
+
     def images(self) -> int:
         return sum(summary.images for summary in summaries(self.journal))
 
@@ -89,9 +95,7 @@ def test_what_waits_is_entered_and_its_sender_is_busy_until_then(desk: Desk, tin
     desk.indexer.step()
     assert desk.indexer.senders() == frozenset()
     assert (desk.images(), desk.waiting()) == (len(tiny_study), 0)
-    sha256 = desk.journal.seen(pydicom.dcmread(tiny_study[0]).SOPInstanceUID)
-    assert sha256
-    assert pydicom.dcmread(desk.spool.path(sha256)) == pydicom.dcmread(tiny_study[0])
+    assert pydicom.dcmread(desk.stored(pydicom.dcmread(tiny_study[0]))) == pydicom.dcmread(tiny_study[0])
 
 
 def test_what_a_node_received_before_it_ended_is_entered_by_the_next(desk: Desk, tiny_study: list[Path]) -> None:
@@ -189,13 +193,13 @@ def test_an_image_that_comes_again_in_other_bytes_changes_nothing(
     """An archive corrects patients, adds elements of its own and may change the encoding of numbers."""
     desk.receive(tiny_study[0])
     desk.indexer.step()
-    before = desk.journal.seen(pydicom.dcmread(tiny_study[0]).SOPInstanceUID)
+    before = desk.stored(pydicom.dcmread(tiny_study[0]))
     desk.receive(tiny_study[0], PatientName="Corrected^Name", InstitutionName="Elsewhere", StudyDescription="merged")
     desk.receive(tiny_study[0], ImagingFrequency=f"{pydicom.dcmread(tiny_study[0]).ImagingFrequency:.6f}")
     desk.receive(tiny_study[0])
     desk.indexer.step()
     assert (desk.images(), desk.waiting(), desk.asides()) == (1, 0, [])
-    assert desk.journal.seen(pydicom.dcmread(tiny_study[0]).SOPInstanceUID) == before
+    assert desk.stored(pydicom.dcmread(tiny_study[0])) == before
     assert len(list(desk.spool.folder.glob("*.dcm"))) == 1
     said = [json.loads(line) for line in captured_log.getvalue().splitlines() if "came again" in line]
     assert sum(line["images"] for line in said) == 3
@@ -223,8 +227,25 @@ def test_an_image_that_comes_again_with_anything_that_matters_is_kept_apart(
     desk.indexer.step()
     assert (desk.images(), desk.asides()) == (1, [("conflict", 1)])
     assert len(list(desk.spool.folder.glob("*.dcm"))) == 2
-    stored = pydicom.dcmread(desk.spool.path(desk.journal.seen(ds.SOPInstanceUID) or ""))
-    assert stored == ds, "the first is used"
+    assert pydicom.dcmread(desk.stored(ds)) == ds, "the first is used"
+
+
+@pytest.mark.parametrize("damage", ["gone", "nonsense", "deadly"])
+def test_an_image_that_comes_again_equals_nothing_that_cannot_be_read(
+    desk: Desk, tiny_study: list[Path], damage: str
+) -> None:
+    first = pydicom.dcmread(tiny_study[0])
+    desk.receive(first)
+    desk.indexer.step()
+    if damage == "gone":
+        desk.stored(first).unlink()
+    else:
+        desk.stored(first).write_bytes(POISON if damage == "deadly" else b"nonsense")
+    sha256 = desk.receive(tiny_study[0], PatientName="Corrected^Name")
+    desk.receive(tiny_study[1])
+    desk.indexer.step()
+    assert (desk.images(), desk.waiting(), desk.asides()) == (2, 0, [("conflict", 1)])
+    assert pydicom.dcmread(desk.spool.path(sha256)).PixelData == first.PixelData
 
 
 def test_what_is_not_an_image_under_an_image_class_is_put_away(desk: Desk, tiny_study: list[Path]) -> None:

@@ -381,7 +381,6 @@ def test_a_journal_of_the_first_version_is_taken_over(tmp_path: Path, magnitude:
     path = tmp_path / "journal.sqlite"
     Journal(path).close()
     with sqlite3.connect(path) as db:
-        db.execute("ALTER TABLE instance DROP COLUMN content")
         db.execute("ALTER TABLE job DROP COLUMN notice")
         db.execute("ALTER TABLE job DROP COLUMN report")
         db.execute("DROP INDEX acquisition_of_study")

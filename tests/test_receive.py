@@ -145,8 +145,9 @@ def test_an_image_is_kept_as_it_came(start: Start, tiny_study: list[Path]) -> No
     node = start()
     ds = pydicom.dcmread(tiny_study[0])
     assert store(node.port, ds) == [SUCCESS]
-    sha256 = node.journal.seen(ds.SOPInstanceUID)
-    assert sha256 is not None
+    holder = node.journal.holder(ds.SOPInstanceUID)
+    assert holder is not None
+    _, sha256 = holder
     kept = node.spool.path(sha256)
     assert pydicom.dcmread(kept) == ds
     assert kept.stat().st_mode & 0o777 == 0o600
@@ -180,7 +181,7 @@ def test_what_is_not_safe_is_not_answered_with_success(
         assert status_when(OSError(28, "No space left on device"), call) == 0xA700
         assert status_when(OSError(30, "Read-only file system"), call) == 0x0110
         assert status_when(ZeroDivisionError("a defect"), call) == 0x0110
-    assert node.journal.seen(ds.SOPInstanceUID) is None
+    assert node.journal.holder(ds.SOPInstanceUID) is None
     assert store(node.port, ds) == [SUCCESS]
 
 
@@ -243,8 +244,9 @@ def test_other_content_under_the_same_uid_is_kept_apart_and_reported(
     first = pydicom.dcmread(tiny_study[0])
     second = pydicom.dcmread(rewritten(tiny_study[0], tmp_path / "second.dcm", PixelData=b"\1\2" * (32 * 40)))
     assert store(node.port, first, second) == [SUCCESS, SUCCESS]
-    sha256 = node.journal.seen(first.SOPInstanceUID)
-    assert sha256 is not None
+    holder = node.journal.holder(first.SOPInstanceUID)
+    assert holder is not None
+    _, sha256 = holder
     assert pydicom.dcmread(node.spool.path(sha256)).PixelData == first.PixelData
     assert [aside.count for aside in node.asides("conflict")] == [1]
     (apart,) = set(node.spool.folder.glob("*.dcm")) - {node.spool.path(sha256)}
@@ -317,8 +319,9 @@ def test_lossless_compression_is_read(start: Start, tiny_study: list[Path]) -> N
     pixels = ds.pixel_array
     ds.compress(RLELossless, generate_instance_uid=False)
     assert store(node.port, ds) == [SUCCESS]
-    sha256 = node.journal.seen(ds.SOPInstanceUID)
-    assert sha256 is not None
+    holder = node.journal.holder(ds.SOPInstanceUID)
+    assert holder is not None
+    _, sha256 = holder
     assert (pydicom.dcmread(node.spool.path(sha256)).pixel_array == pixels).all()
 
 
