@@ -121,14 +121,14 @@ class Indexer:
 
     def _examined(self, batch: Sequence[Sealed]) -> list[_Read]:
         """What the objects are."""
-        deadly = Useless("rejected", "reading its header takes too long, or ends the process", "")
+        deadly = Useless("rejected", "reading its header takes too long or too much memory, or ends the process", "")
         found = self._ask(examine_files, [(sealed.path, sealed.start) for sealed in batch])
         return [(sealed, what or deadly) for sealed, what in zip(batch, found, strict=True)]
 
     def _ask(
         self, task: Callable[..., list[_Answer]], things: Sequence[Any], attempts: int = 2
     ) -> list[_Answer | None]:
-        """What the reader says of each thing; None of what ends it alone, and twice.
+        """What the reader says of each thing; None of what alone ends it, or lacks memory in it, twice.
 
         Raises
         ------
@@ -137,7 +137,7 @@ class Indexer:
         """
         try:
             return [*self._reader.run(task, things, self._site)]
-        except WorkerLost:
+        except (WorkerLost, MemoryError):
             if self._reader.ended:
                 raise
             alone = len(things) == 1

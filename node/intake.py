@@ -113,7 +113,7 @@ def examine(content: bytes, start: int, site: Site) -> Image:
     """
     try:
         return _examine(content, start, site)
-    except (NotForUs, Unreadable):
+    except (NotForUs, Unreadable, MemoryError):
         raise
     except Exception as error:  # pydicom raises nearly anything on nonsense, also when a value is looked at
         raise Unreadable(f"not a DICOM data set ({type(error).__name__})") from error
@@ -149,6 +149,8 @@ def compare_files(pairs: Sequence[tuple[Path, Path]], site: Site) -> list[bool]:
 def _agree(first: Path, second: Path, site: Site) -> bool:
     try:
         return _taken(pydicom.dcmread(first), site) == _taken(pydicom.dcmread(second), site)
+    except MemoryError:
+        raise
     except Exception:  # as above; or the disk fails
         return False
 

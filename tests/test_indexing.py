@@ -17,6 +17,7 @@ import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 
 from node.dimse import Request, file_head
+from node.headers import Header, read_header
 from node.inbox import Inbox
 from node.indexing import Indexer
 from node.journal import Journal
@@ -144,9 +145,33 @@ def test_an_object_that_ends_the_reading_process_is_put_away_alone(desk: Desk, t
     desk.indexer.step()
     assert (desk.images(), desk.waiting()) == (4, 0)
     (aside,) = asides(desk.journal)
-    reason = "reading its header takes too long, or ends the process"
+    reason = "reading its header takes too long or too much memory, or ends the process"
     assert aside == Aside("rejected", reason, "PACS", 1, aside.last_at)
     assert len(list(desk.spool.folder.glob("*.dcm"))) == 5, "its sender was promised that it is kept"
+
+
+@pytest.mark.parametrize("again", [1, 100], ids=["once", "always"])
+def test_what_finds_no_memory_is_read_again_alone(
+    desk: Desk, tiny_study: list[Path], monkeypatch: pytest.MonkeyPatch, again: int
+) -> None:
+    """A reconstruction may take it for a moment; what finds none twice holds up no other."""
+    for path in tiny_study[:5]:
+        desk.receive(path)
+    large, attempts = pydicom.dcmread(tiny_study[2]).SOPInstanceUID, []
+
+    def short_of_memory(ds: pydicom.Dataset, site: Site) -> Header:
+        if ds.SOPInstanceUID == large and len(attempts) < again:
+            attempts.append(ds)
+            raise MemoryError
+        return read_header(ds, site)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("node.intake.read_header", short_of_memory)
+        desk.indexer.step()
+    rejected = again > 1
+    assert (desk.images(), desk.waiting()) == (5 - rejected, 0)
+    assert desk.asides() == [("rejected", 1)] * rejected
+    assert len(list(desk.spool.folder.glob("*.dcm"))) == 5
 
 
 def test_an_object_that_cannot_be_read_holds_up_no_other_and_is_entered_by_the_next_node(
