@@ -13,7 +13,8 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from node.config import HEALTH_AE_TITLE, Peer, Settings
+from node.config import HEALTH_AE_TITLE, Settings
+from node.peers import Peer
 
 MAXIMUM_ASSOCIATIONS = 64
 MAXIMUM_OF_PEER = 16

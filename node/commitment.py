@@ -21,13 +21,14 @@ from pynetdicom import build_context, evt
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.presentation import PresentationContext
 
-from node.config import Peer, Settings
+from node.config import Settings
 from node.deliver import Unreachable, associate
 from node.deliveries import LONGEST_WAIT_S
 from node.journal import Journal
 from node.lanes import Lanes
 from node.log import get_logger
 from node.outbox import pause_s
+from node.peers import Peer
 from node.records import Attempt, Delivery
 
 PUSH_MODEL = UID("1.2.840.10008.1.20.1")

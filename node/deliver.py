@@ -25,8 +25,8 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
 from node.association import MAXIMUM_PDU, VERIFICATION, cut, on_open
-from node.config import Peer
 from node.errors import TransientError
+from node.peers import Peer
 
 Outcome = Literal["stored", "later", "refused", "lost"]
 """``stored``, with or without a warning; ``later``: the peer cannot now; ``refused``: this object, as it is, until

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from node.config import Peer, Settings
+from node.config import Settings
 from node.deliver import Unreachable
 from node.fetches import Outcome, Wanted
 from node.headers import Header
@@ -22,6 +22,7 @@ from node.journal import Journal
 from node.lanes import Lanes
 from node.log import get_logger
 from node.notices import meant_for_qsm
+from node.peers import Peer
 from node.query import Query, Unanswered
 
 MOST_SERIES = 32

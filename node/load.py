@@ -1,18 +1,14 @@
-"""DICOM files of one acquisition to arrays in physical units: scaling, sign, chopper, geometry.
+"""DICOM files of one acquisition to arrays in physical units, with their geometry and what derived objects need.
 
-Applies the convention of the vendor and checks that the pixels agree with it. Decides nothing about what belongs
-together: `node.assemble` does.
+Decides nothing about what belongs together (`node.assemble` does), nor about sign and scale (`node.physical`).
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -23,26 +19,15 @@ from node.decoder import Decoder
 from node.errors import Refusal, Refused, Unreadable
 from node.files import read_dataset, reading_many
 from node.headers import Header, read_header
+from node.physical import Span, check_smooth, each_echo, to_physical
 from node.pixels import Plane, fill, stored_planes
 from node.places import NAMES
 from node.site import Site
 from node.vendors.convention import Component, Convention, number, text
-from recon.filtered import SAMPLES, filtered_echo
 from recon.types import GAMMA_MHZ_PER_T, Acquisition, FloatArray, Geometry
-
-MIN_PHASE_SPAN = 0.75
-"""Phase that fills less of its 2 pi over the whole volume is filtered, or scaled by another factor."""
-
-MIN_CHOPPER_AGREEMENT = 0.8
-"""Share of the signal in which neighbouring slices must agree on whether the sign alternates."""
 
 MAX_FREQUENCY_MISMATCH = 0.06
 """Between the imaging frequency and the nominal field strength (a Siemens "3 T" is 2.89 T)."""
-
-_THREADS = 2
-"""Of copying and converting, which memory limits; each holds the stored values of one echo and component."""
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +115,7 @@ def _load_arranged(arrangement: Arrangement, objects: dict[str, _Object], site: 
         objects.clear()
         volumes, spans = _read_volumes(arrangement, planes)
     e, s = len(arrangement.te_s), len(arrangement.locations_mm)
-    magnitude, phase, chopped = _physical(volumes, spans, convention)
+    magnitude, phase, chopped = to_physical(volumes, spans, convention)
     acquisition = Acquisition(
         magnitude=magnitude,
         phase=phase,
@@ -160,7 +145,6 @@ def _load_arranged(arrangement: Arrangement, objects: dict[str, _Object], site: 
 
 
 _Key = tuple[Component, int, int]
-_Span = tuple[float, float]
 
 
 def _open(
@@ -190,105 +174,18 @@ def _open(
 
 def _read_volumes(
     arrangement: Arrangement, planes: Mapping[_Key, Plane]
-) -> tuple[dict[Component, FloatArray], dict[Component, _Span]]:
+) -> tuple[dict[Component, FloatArray], dict[Component, Span]]:
     """Rescaled values of each component, float32 (E, X, Y, Z), and the lowest and highest of them."""
     header = arrangement.planes[arrangement.components[0], 0, 0].header
     slices = range(len(arrangement.locations_mm))
     shape = (len(arrangement.te_s), header.columns, header.rows, len(slices))
     volumes: dict[Component, FloatArray] = {c: np.empty(shape, np.float32) for c in arrangement.components}
-    spans: dict[Component, _Span] = {}
+    spans: dict[Component, Span] = {}
     for component, volume in volumes.items():
         stacks = [[planes[component, echo, k] for k in slices] for echo in range(len(volume))]
-        low, high = zip(*_each_echo(fill, volume, stacks), strict=True)
+        low, high = zip(*each_echo(fill, volume, stacks), strict=True)
         spans[component] = (min(low), max(high))
     return volumes, spans
-
-
-def _each_echo(work: Callable[..., _T], *of_echoes: Iterable[Any]) -> list[_T]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(work, *of_echoes))
-
-
-def _physical(
-    volumes: Mapping[Component, FloatArray], spans: Mapping[Component, _Span], convention: Convention
-) -> tuple[FloatArray, FloatArray, bool]:
-    """Magnitude, phase that rises with the field, and whether a slice alternation was removed; in place."""
-    magnitude, phase = volumes.values()
-    if "R" in volumes:
-        _each_echo(_to_polar, magnitude, phase)
-    else:
-        if spans["M"][0] < 0:
-            raise Refused(Refusal("suspect-magnitude", f"magnitude images hold negative values ({spans['M'][0]:g})"))
-        factor = _radians_per_unit(spans["P"], convention)
-        _each_echo(lambda echo: np.multiply(echo, factor, out=echo), phase)
-    chopped = convention.chopper and _alternates(magnitude[0], phase[0])
-    if chopped:
-        _each_echo(_turn_odd_slices, phase)
-    if convention.phase_sign < 0:
-        _each_echo(lambda echo: np.negative(echo, out=echo), phase)
-    return magnitude, phase, chopped
-
-
-def _to_polar(real: FloatArray, imaginary: FloatArray) -> None:
-    """Real and imaginary to magnitude and phase, in place."""
-    magnitude = np.hypot(real, imaginary)
-    np.arctan2(imaginary, real, out=imaginary)
-    real[...] = magnitude
-
-
-def _turn_odd_slices(phase: FloatArray) -> None:
-    odd = phase[..., 1::2]
-    odd += np.where(odd > 0, np.float32(-math.pi), np.float32(math.pi))
-
-
-def _radians_per_unit(span: _Span, convention: Convention) -> np.float32:
-    """The one factor from rescaled phase to radians for all slices and echoes; checks that phase fills its range."""
-    low, high = span
-    factor = convention.radians_per_unit(low, high)
-    if max(-low, high) * factor > 1.01 * math.pi or (high - low) * factor < MIN_PHASE_SPAN * 2 * math.pi:
-        raise Refused(
-            Refusal(
-                "suspect-phase",
-                f"phase lies between {low * factor:.2f} and {high * factor:.2f} rad instead of filling -3.14 to 3.14:"
-                " filtered, or scaled in a way that is not known",
-            )
-        )
-    return np.float32(factor)
-
-
-def _alternates(magnitude: FloatArray, phase: FloatArray) -> bool:
-    """Whether complex slices (X, Y, Z) change sign from one to the next.
-
-    The real part of ``sum c[k+1] conj(c[k])`` is negative where they do. Slices vote by their signal: beside the head
-    there is noise alone.
-    """
-    votes = sum(
-        (m[:, 1:] * m[:, :-1] * np.cos(p[:, 1:] - p[:, :-1])).sum(axis=0, dtype=np.float64)
-        for m, p in zip(magnitude, phase, strict=True)
-    )
-    negative = float(-votes[votes < 0].sum() / max(np.abs(votes).sum(), 1e-30))
-    if max(negative, 1 - negative) < MIN_CHOPPER_AGREEMENT:
-        raise Refused(
-            Refusal(
-                "ambiguous-chopper",
-                f"neighbouring slices with {negative:.0%} of the signal differ in sign: neither alternating nor"
-                " continuous phase",
-            )
-        )
-    return negative > 0.5
-
-
-def check_smooth(acquisition: Acquisition) -> None:
-    """Raise Refused (`filtered-phase`) if phase was high-pass filtered."""
-    if echo := filtered_echo(acquisition):
-        raise Refused(
-            Refusal(
-                "filtered-phase",
-                f"phase of the echo at {1000 * echo.te_s:.1f} ms, smoothed to {SAMPLES} x {SAMPLES} k-space samples,"
-                f" spreads by {echo.spread_rad:.3f} rad, unfiltered phase by {echo.least_rad:.3f} or more:"
-                " high-pass filtered, as for SWI",
-            )
-        )
 
 
 def _geometry(arrangement: Arrangement, header: Header) -> Geometry:

@@ -22,8 +22,9 @@ from node.derive import DeriveOptions, write_derived
 from node.errors import Refused, Unreadable
 from node.files import read_dataset
 from node.headers import Header, read_header, scan_name
-from node.load import Source, check_smooth, load
+from node.load import Source, load
 from node.masks import read_mask
+from node.physical import check_smooth
 from node.report import Report, withhold_contradiction
 from node.site import Site
 from node.work import report_of, report_on, why

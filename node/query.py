@@ -17,10 +17,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from node.association import cut
-from node.config import Peer
 from node.deliver import associate
 from node.errors import TransientError
 from node.identity import PRODUCT, is_uid
+from node.peers import Peer
 from node.vendors.convention import number, text
 
 FIND, MOVE = UID("1.2.840.10008.5.1.4.1.2.2.1"), UID("1.2.840.10008.5.1.4.1.2.2.2")

@@ -17,9 +17,10 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from node import loopback
-from node.config import Peer, Settings
+from node.config import Settings
 from node.errors import PermanentError
 from node.overview import Summary, summaries
+from node.peers import Peer
 from node.service import Node
 from recon.types import FloatArray, Geometry
 

@@ -22,7 +22,7 @@ from typing import Self
 
 from node.cleaning import Cleaner
 from node.commitment import Committer
-from node.config import HEALTH_AE_TITLE, RECIPE_NAMES, Peer, Settings
+from node.config import HEALTH_AE_TITLE, RECIPE_NAMES, Settings
 from node.deliver import Link, StoreLink, Unreachable, echo
 from node.errors import PermanentError
 from node.fetch import Fetcher
@@ -35,6 +35,7 @@ from node.log import get_logger
 from node.loops import Gatherer, Loop, Reconstructor
 from node.notices import Notifier
 from node.outbox import Outbox
+from node.peers import Peer
 from node.receive import Receiver
 from node.spool import Spool
 from node.stow import StowLink

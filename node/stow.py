@@ -17,8 +17,8 @@ import requests
 from dicomweb_client.api import DICOMwebClient
 from pydicom.dataset import Dataset
 
-from node.config import Login, Peer
 from node.deliver import Item, Outcome, Sent, Unreachable, judged, read
+from node.peers import Login, Peer
 
 CONNECT_S, ANSWER_S = 10.0, 60.0
 AT_ONCE = 8

@@ -15,8 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from node.config import ConfigError, Tls
+from node.config import ConfigError
 from node.log import get_logger
+from node.peers import Tls
 
 _SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2"
 """Of TLS 1.2; those of 1.3 are all fit. Level 2: keys of at least 112 bits of security, no SHA-1."""

@@ -17,7 +17,7 @@ from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
 
 from node.association import on_open
-from node.config import Peer
+from node.peers import Peer
 
 Way = Literal[
     "good",

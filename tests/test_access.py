@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from node.access import MAXIMUM_ASSOCIATIONS, MAXIMUM_OF_PEER, Line, denial, is_local
-from node.config import HEALTH_AE_TITLE, Peer, Settings, Tls
+from node.config import HEALTH_AE_TITLE, Settings
+from node.peers import Peer, Tls
 
 CALLING, CALLED, BUSY = (1, 1, 3), (1, 1, 7), (2, 3, 2)
 FILES = Tls(certificate=Path("a"), key=Path("b"), authorities=Path("c"))

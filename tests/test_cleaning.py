@@ -12,13 +12,14 @@ from pydicom.uid import MRImageStorage
 
 from journals import lease
 from node.cleaning import Cleaner
-from node.config import Peer, Settings
+from node.config import Settings
 from node.database import JournalError
 from node.errors import Refusal
 from node.jobs import job_folder
 from node.journal import Journal
 from node.keeping import REMEMBERED_S
 from node.overview import summaries
+from node.peers import Peer
 from node.records import Attempt, Received, Result
 from node.spool import Spool
 

@@ -13,7 +13,7 @@ from pydicom.uid import MRImageStorage
 
 from journals import arrive, lease
 from node.cleaning import Cleaner
-from node.config import Peer, Settings
+from node.config import Settings
 from node.deliver import Link, Unreachable
 from node.errors import Refusal
 from node.headers import read_header
@@ -22,6 +22,7 @@ from node.loops import RETRY_AFTER_S, Gatherer
 from node.notices import Notifier
 from node.outbox import FIRST_PAUSE_S, Outbox
 from node.overview import summaries
+from node.peers import Peer
 from node.records import Attempt, Result
 from node.spool import Spool
 

@@ -18,13 +18,14 @@ from associations import listen
 from journals import Clock, finish
 from node.association import on_open
 from node.commitment import FIRST_WAIT_S, PUSH_MODEL, PUSH_MODEL_INSTANCE, Committer
-from node.config import Peer, Settings
+from node.config import Settings
 from node.deliveries import LONGEST_PAUSE_S, LONGEST_WAIT_S
 from node.inbox import Inbox
 from node.indexing import Indexer
 from node.journal import Journal
 from node.outbox import FIRST_PAUSE_S
 from node.overview import deliveries, summaries
+from node.peers import Peer
 from node.receive import Receiver
 from node.records import Attempt, Result
 from node.spool import Spool

@@ -54,8 +54,9 @@ from node import work
 from node.association import on_open
 from node.cli import app
 from node.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
-from node.config import HEALTH_AE_TITLE, Peer, Settings, Tls
+from node.config import HEALTH_AE_TITLE, Settings
 from node.overview import asides, summaries
+from node.peers import Peer, Tls
 from node.query import FIND, MOVE
 from node.service import Node
 from node.workers import InlineWorker, SpawnedWorker

@@ -20,12 +20,13 @@ from pynetdicom.sop_class import Verification
 
 from associations import listen, refused_connection
 from journals import Clock, finish
-from node.config import Peer, Settings
+from node.config import Settings
 from node.deliver import Item, Link, Sent, StoreLink, Unreachable, echo, judged
 from node.deliveries import LONGEST_PAUSE_S
 from node.journal import Journal
 from node.outbox import FIRST_PAUSE_S, HANDFUL, Outbox, pause_s
 from node.overview import deliveries, summaries
+from node.peers import Peer
 from node.records import Result
 
 Handler = Callable[[evt.Event], int]

@@ -26,7 +26,7 @@ from associations import store
 from journals import DERIVED_AT, Clock, queue
 from node import files, lanes, loopback, service
 from node.cleaning import Cleaner
-from node.config import Peer, Settings
+from node.config import Settings
 from node.deliver import Item, Link, Sent
 from node.errors import Refusal
 from node.jobs import run_job
@@ -34,6 +34,7 @@ from node.journal import Journal
 from node.loops import FULL_RETRY_S, MAX_ATTEMPTS, Reconstructor
 from node.outbox import Outbox
 from node.overview import Summary, summaries
+from node.peers import Peer
 from node.records import Attempt, Done, Failed, JobOutcome, JobSpec, Result
 from node.spool import Spool
 from node.workers import InlineWorker

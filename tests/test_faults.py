@@ -25,11 +25,12 @@ from associations import association
 from dicom_sets import renewed
 from node import loopback
 from node.association import on_open
-from node.config import Peer, Settings
+from node.config import Settings
 from node.deliver import echo
 from node.errors import Refusal
 from node.jobs import run_job
 from node.overview import summaries
+from node.peers import Peer
 from node.records import Failed, JobOutcome, JobSpec
 from node.service import Node
 from node.workers import InlineWorker

@@ -22,7 +22,7 @@ from associations import listen, store
 from dicom_sets import renewed
 from journals import Clock, arrive
 from node.cli import app
-from node.config import ConfigError, Peer, Settings, load
+from node.config import ConfigError, Settings, load
 from node.deliver import Unreachable
 from node.errors import Refusal
 from node.fetch import Fetcher
@@ -31,6 +31,7 @@ from node.headers import read_header
 from node.identity import PRODUCT
 from node.journal import Journal
 from node.overview import Fetch, fetches, summaries
+from node.peers import Peer
 from node.query import FIND, MOVE, Query
 from node.records import Failed
 from node.service import Node

@@ -19,12 +19,13 @@ import pydicom
 import pytest
 
 from journals import DERIVED_AT, Clock, queue
-from node.config import Peer, Settings
+from node.config import Settings
 from node.errors import Refusal
 from node.jobs import run_job
 from node.journal import Journal
 from node.loops import MAX_ATTEMPTS, RETRY_AFTER_S, Reconstructor
 from node.overview import Summary, report, summaries
+from node.peers import Peer
 from node.records import Done, Failed, JobOutcome, JobSpec, Result
 from node.report import Report
 from node.spool import Spool

@@ -15,9 +15,9 @@ from pynetdicom import AE, build_context, evt
 
 from associations import listen
 from node.association import VERIFICATION, on_open
-from node.config import Peer
 from node.deliver import echo
 from node.listener import DEFAULT_LIMITS, Limits, Listener
+from node.peers import Peer
 
 REQUEST = struct.pack(">BxL", 1, 200)
 P_DATA = struct.pack(">BxL", 4, 1000)

@@ -27,7 +27,7 @@ from node import loopback
 from node.advice import ADVICE, advice_on
 from node.assemble import acquisition_key
 from node.capture import SIZE, draw, write_notice
-from node.config import Peer, Settings
+from node.config import Settings
 from node.errors import Refusal
 from node.headers import Header, read_header, scan_name
 from node.identity import is_own
@@ -36,6 +36,7 @@ from node.journal import Journal
 from node.loops import Gatherer
 from node.notices import FORGOTTEN_S, OTHER_PURPOSE, Notifier, meant_for_qsm
 from node.overview import asides, deliveries, summaries
+from node.peers import Peer
 from node.records import Attempt, Done, JobSpec, Notice, Reason, Received, Result
 from node.service import Node
 from node.tables import print_one

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from node import cli, loopback, provenance
 from node.cleaning import Cleaner
-from node.config import Peer, Settings
+from node.config import Settings
 from node.database import JournalError
 from node.errors import NotReproduced, Refusal
 from node.files import write_whole
@@ -24,6 +24,7 @@ from node.journal import Journal
 from node.loops import Reconstructor
 from node.orders import spoilt
 from node.overview import deliveries, summaries
+from node.peers import Peer
 from node.records import Attempt, Failed, JobSpec, Notice, Reason, Received, Result
 from node.service import Node
 from node.spool import Spool

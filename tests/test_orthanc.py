@@ -20,11 +20,12 @@ import pytest
 from pydicom.uid import MRImageStorage
 
 from node import loopback
-from node.config import Peer, Settings, Tls
+from node.config import Settings
 from node.deliver import Item, Sent, StoreLink
 from node.identity import PRODUCT
 from node.load import load
 from node.overview import asides, deliveries, fetches, summaries
+from node.peers import Peer, Tls
 from node.service import Node
 from node.stow import StowLink
 from node.tls import Credentials

@@ -29,8 +29,9 @@ import pydicom
 import pytest
 
 from node import loopback
-from node.config import Peer, Settings
+from node.config import Settings
 from node.journal import Journal
+from node.peers import Peer
 from node.service import Node
 from node.spool import Spool
 from node.workers import InlineWorker

@@ -44,13 +44,14 @@ from pynetdicom import AE
 from associations import association, store
 from node.access import MAXIMUM_OF_PEER
 from node.association import on_open
-from node.config import HEALTH_AE_TITLE, Peer, Settings
+from node.config import HEALTH_AE_TITLE, Settings
 from node.deliver import echo
 from node.inbox import Inbox
 from node.indexing import Indexer
 from node.journal import Journal
 from node.load import load
 from node.overview import Aside, asides, summaries
+from node.peers import Peer
 from node.receive import Receiver
 from node.spool import Spool
 from node.workers import InlineWorker

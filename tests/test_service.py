@@ -21,12 +21,13 @@ from associations import refused_connection
 from journals import arrive, lease, queue
 from node import loopback, loops
 from node.assemble import Verdict, judge
-from node.config import Peer, Settings
+from node.config import Settings
 from node.headers import Header, read_header
 from node.inbox import Inbox
 from node.journal import Journal
 from node.loops import BREATH_S, Gatherer, Loop
 from node.overview import asides, summaries
+from node.peers import Peer
 from node.recipes import RecipeError
 from node.records import Received
 from node.service import CannotStart, Node, check

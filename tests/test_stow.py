@@ -23,8 +23,8 @@ from pydicom.uid import MRImageStorage
 
 from node import log
 from node import stow as stow_module
-from node.config import Login, Peer
 from node.deliver import Item, Sent, Unreachable
+from node.peers import Login, Peer
 from node.stow import StowLink
 
 Answer = tuple[int, str, bytes]

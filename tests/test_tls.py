@@ -22,13 +22,14 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 
 from node.association import on_open
-from node.config import ConfigError, Peer, Settings, Tls
+from node.config import ConfigError, Settings
 from node.deliver import Item, StoreLink, Unreachable
 from node.inbox import Inbox
 from node.indexing import Indexer
 from node.journal import Journal
 from node.listener import DEFAULT_LIMITS, Limits
 from node.overview import asides, summaries
+from node.peers import Peer, Tls
 from node.receive import Receiver
 from node.service import CannotStart, Node
 from node.spool import Spool
