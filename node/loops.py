@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Literal
@@ -147,9 +147,10 @@ class Gatherer:
         return _Look(gathering, self._monotonic(), self._judged)
 
     def _judged(self, gathering: Gathering) -> Verdict:
+        """Without the arrangement: it holds every header, for as long as the acquisition is waited for."""
         try:
             headers = (Header.from_json(line) for line in self._journal.headers(gathering.id))
-            return judge(headers, self._settings.site)
+            return replace(judge(headers, self._settings.site), arrangement=None)
         except Exception as error:
             log.exception("acquisition cannot be judged", acquisition=gathering.id)
             why = Refusal("internal-error", f"please report: {type(error).__name__} at {places(error)}")

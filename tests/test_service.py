@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import socket
@@ -132,6 +133,18 @@ def test_announced_counts_start_after_a_breath_of_an_open_association(
     gathering.arrive(*(replace(h, announced_echoes=3, announced_slices=16) for h in headers))
     assert gathering.after(BREATH_S - 1) == ["receiving"]
     assert gathering.after(2) == ["queued"]
+
+
+def test_what_is_waited_for_holds_no_headers(gathering: Gathering, headers: list[Header]) -> None:
+    """A thousand images are more than a megabyte, and there may be many acquisitions."""
+
+    def held() -> int:
+        return sum(isinstance(found, Header) for found in gc.get_objects())
+
+    before = held()
+    gathering.arrive(*headers)
+    assert gathering.after(QUIET_S / 2) == ["receiving"]
+    assert held() == before
 
 
 def test_nothing_is_judged_while_images_come(
