@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -96,9 +97,11 @@ class Cleaner:
     def _measured(self, now: float) -> int:
         """Bytes of all files: added up, or as they were a while ago that is short for their number."""
         if not now < self._measured_until <= now + LONGEST_REST_S:
-            sizes = [_sizes(folder) for folder in (self._spool.folder, *self._result_folders())]
-            self._used = sum(map(sum, sizes))
-            self._measured_until = now + min(REST_PER_FILE_S * sum(map(len, sizes)), LONGEST_REST_S)
+            used = files = 0
+            for size in chain.from_iterable(map(_sizes, (self._spool.folder, *self._result_folders()))):
+                used, files = used + size, files + 1
+            self._used = used
+            self._measured_until = now + min(REST_PER_FILE_S * files, LONGEST_REST_S)
         return self._used
 
     def _clean(self, acquisition: int, why: Literal["age", "space"]) -> int:
@@ -141,9 +144,8 @@ class Cleaner:
         return list(self._results.glob("job-*")) if self._results.is_dir() else []
 
 
-def _sizes(folder: Path) -> list[int]:
+def _sizes(folder: Path) -> Iterator[int]:
     """Of the files in a folder; none if it is missing."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return [entry.stat().st_size for entry in entries if entry.is_file()]
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            yield from (entry.stat().st_size for entry in entries if entry.is_file())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -185,6 +186,20 @@ def test_where_the_share_is_used_up_the_oldest_goes_first_and_no_more_than_neede
     node.open()
     node.cleaner.step()
     assert node.files() == ["b"] * 3 + ["c"] * 3 + ["job-000002", "job-000003"]
+
+
+def test_sizes_are_added_up_without_a_list_of_them(node: Node) -> None:
+    """A disk holds millions of files."""
+    for size in range(1000, 4000):
+        node.spool.path(str(size)).touch()
+        os.truncate(node.spool.path(str(size)), size)
+    tracemalloc.start()
+    try:
+        node.cleaner.step()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20_000
 
 
 def test_the_oldest_goes_before_images_must_be_refused(node: Node) -> None:
