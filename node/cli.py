@@ -72,10 +72,12 @@ class Depth(StrEnum):
 @app.command()
 def serve(config: ConfigFile = None) -> None:
     """Run the node until SIGTERM or Ctrl-C."""
+    from node.heap import give_large_back
     from node.log import configure
     from node.service import Node
 
     os.umask(0o077)
+    give_large_back()
     settings = settings_of(config)
     configure()
     ended, tell = os.pipe()

@@ -38,6 +38,41 @@ REPORT = Report(
     fitness((0.005, 0.04), 127.7, (1.0, 1.0, 1.0), Scan("3D", 50.0, 20.0)),
 )
 COMMAND = [sys.executable, "-c", "from node.cli import main; main()"]
+TAKES_AND_FREES = """
+import os, re, signal, threading
+from node import cli, service
+
+class Node:
+    def __init__(self, settings): pass
+
+    def __enter__(self):
+        all_there = threading.Barrier(9)
+        in_turn = threading.Lock()
+
+        def take():
+            all_there.wait()
+            with in_turn:
+                b"x" * taken
+            all_there.wait()
+
+        taken = 4 << 20
+        b"x" * (2 * taken)
+        before = resident()
+        for _ in range(8):
+            threading.Thread(target=take, daemon=True).start()
+        all_there.wait()
+        all_there.wait()
+        print(resident() - before)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def __exit__(self, *_): pass
+
+def resident():
+    return 1024 * int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+service.Node = Node
+cli.main()
+"""
 
 
 @pytest.fixture
@@ -428,6 +463,11 @@ def config(tmp_path: Path) -> Path:
         '[peers.scanner]\nae_title = "SCANNER"\n[peers.pacs]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 1\n'
     )
     return path
+
+
+def test_threads_of_a_served_node_keep_no_memory_that_they_freed(config: Path) -> None:
+    served = [sys.executable, "-c", TAKES_AND_FREES, "serve", "--config", config]
+    assert int(subprocess.run(served, capture_output=True, check=True).stdout) < 4 << 20
 
 
 def test_a_served_node_is_healthy_says_what_happens_and_stops_on_sigterm(
