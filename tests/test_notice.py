@@ -577,6 +577,7 @@ def test_magnitude_beside_a_t1_brings_one_page_and_the_phase_that_follows_the_ma
         assert "notice to pacs: 1 delivered, 1 attempt" in told.file.getvalue()
 
         send([path], node.port)
+        eventually(lambda: asides(node.journal), "it is counted")
         (aside,) = asides(node.journal)
         assert (aside.kind, aside.count) == ("ignored", 1)
 
