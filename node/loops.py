@@ -36,6 +36,8 @@ JOB_LIMIT_S = 2 * 3600.0
 BREATH_S = 5.0
 """An acquisition that is announced to be whole starts after this pause, or when its senders have ended: a scan may
 send real and imaginary images after magnitude and phase."""
+PATIENCE = 10
+"""For so many quiet times an open association of its sender is waited for: a router may keep one open all day."""
 
 log = get_logger("node.loops")
 
@@ -131,7 +133,7 @@ class Gatherer:
         for look in self._looks.values():
             silence_s = self._monotonic() - look.since_s
             sending = bool(look.gathering.senders & busy)
-            quiet = silence_s >= self._settings.quiet_s and not sending
+            quiet = silence_s >= self._settings.quiet_s * (PATIENCE if sending else 1)
             early = not sending or silence_s >= min(BREATH_S, self._settings.quiet_s)
             if not early:
                 continue

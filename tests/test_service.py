@@ -26,7 +26,7 @@ from node.config import Settings
 from node.headers import Header, read_header
 from node.inbox import Inbox
 from node.journal import Journal
-from node.loops import BREATH_S, Gatherer, Loop
+from node.loops import BREATH_S, PATIENCE, Gatherer, Loop
 from node.overview import asides, summaries
 from node.peers import Peer
 from node.recipes import RecipeError
@@ -112,6 +112,17 @@ def test_an_open_association_of_the_sender_is_waited_for(gathering: Gathering, h
     assert gathering.after(5 * QUIET_S) == ["receiving"]
     gathering.busy = {"OTHER"}
     assert gathering.after(1) == ["queued"]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_association_that_stays_open_is_not_waited_for_for_ever(
+    gathering: Gathering, headers: list[Header], whole: bool
+) -> None:
+    """A router may keep one open all day, for the scans of many scanners."""
+    gathering.busy = {"PACS"}
+    gathering.arrive(*headers[: None if whole else -1])
+    assert gathering.after(PATIENCE * QUIET_S) == ["receiving"]
+    assert gathering.after(1) == ["queued" if whole else "incomplete"]
 
 
 def test_announced_counts_start_when_the_sender_has_ended(gathering: Gathering, headers: list[Header]) -> None:
