@@ -60,6 +60,7 @@ LARGEST_BYTES = 1 << 32
 LARGEST_FRAME_BYTES = 1 << 25
 """4096 x 4096 of 16 bits: a few bytes of a codestream can claim more."""
 
+_COUNTS = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "NumberOfFrames")
 _JPEG_LOSSLESS, _JPEG_LS = b"\xff\xc3", b"\xff\xf7"
 _START_OF_FRAME = {JPEGLossless: _JPEG_LOSSLESS, JPEGLosslessSV1: _JPEG_LOSSLESS, JPEGLSLossless: _JPEG_LS}
 _INFLATED_AT_ONCE = 1 << 20
@@ -73,15 +74,15 @@ def check_pixels(ds: Dataset) -> None:
     Raises
     ------
     Unreadable
-        No pixels, fewer bytes or frames than the header says, more than any image has when decoded, or frames whose
-        codestream is of another kind or matrix.
+        No pixels, counts that are no numbers, fewer bytes or frames than the header says, more than any image has
+        when decoded, or frames whose codestream is of another kind or matrix.
     """
     if not ds.get("PixelData"):
         raise Unreadable("image without pixel data: truncated?")
     try:
-        expected = get_expected_length(ds)
-        encapsulated = ds.file_meta.TransferSyntaxUID.is_encapsulated
-        reason = _encapsulated(ds, expected) if encapsulated else _native(ds, expected)
+        reason = _uncountable(ds) or _lacking(ds)
+    except MemoryError:
+        raise
     except Exception as error:  # pydicom raises nearly anything on nonsense
         raise Unreadable(f"pixels do not fit their header ({type(error).__name__})") from error
     if reason:
@@ -109,6 +110,18 @@ def check_inflation(data: bytes) -> None:
         raise Unreadable("deflated data set is damaged") from error
     if length > most:
         raise Unreadable(f"deflated data set of more than {most >> 20} MiB: more than any image has")
+
+
+def _uncountable(ds: Dataset) -> str:
+    """Python repeats a list or a text, where it cannot multiply it, until memory ends."""
+    wrong = next((name for name in _COUNTS if not isinstance(ds.get(name, 1), int)), "")
+    return f"pixels cannot be counted: {wrong} is no single number" if wrong else ""
+
+
+def _lacking(ds: Dataset) -> str:
+    expected = get_expected_length(ds)
+    encapsulated = ds.file_meta.TransferSyntaxUID.is_encapsulated
+    return _encapsulated(ds, expected) if encapsulated else _native(ds, expected)
 
 
 def _native(ds: Dataset, expected: int) -> str:

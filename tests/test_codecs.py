@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import multiprocessing
 import subprocess
+import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import cache
 from io import BytesIO
@@ -17,6 +18,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.uid import (
@@ -253,6 +255,23 @@ def test_a_few_bytes_that_claim_gigabytes_are_not_decoded() -> None:
     ds = image(smooth(), JPEG2000Lossless, bytes(stream))
     ds.Rows = ds.Columns = 60000
     assert why(ds) == "60000 x 60000 pixels in 1 frames: more than any image has"
+
+
+@pytest.mark.parametrize("name", ["Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "NumberOfFrames"])
+@pytest.mark.parametrize("value", [[1, 2, 3, 4], "1234"], ids=["several", "text"])
+def test_counts_that_are_no_numbers_are_not_multiplied(name: str, value: object) -> None:
+    """Python repeats lists and texts: a kilobyte took all memory."""
+    ds = image(smooth(), ExplicitVRLittleEndian)
+    ds.Rows = ds.Columns = ds.SamplesPerPixel = ds.BitsAllocated = 300
+    vr = "IS" if isinstance(value, list) and name == "NumberOfFrames" else "US" if isinstance(value, list) else "LO"
+    ds[name] = DataElement(name, vr, value)
+    tracemalloc.start()
+    try:
+        assert why(ds) == f"pixels cannot be counted: {name} is no single number"
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_a_deflated_bomb_is_seen_before_it_is_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
