@@ -116,10 +116,15 @@ class Stream:
                 self._sink.cut()
 
     def read(self) -> None:
-        """Take C-STORE requests while they come, then hand pynetdicom what it must know."""
-        self.read_one()
-        while self._dul.event_queue.empty() and self._more():
+        """Take C-STORE requests while they come, then hand pynetdicom what it must know; until then it rests."""
+        may_look = self._association._reactor_checkpoint
+        may_look.clear()
+        try:
             self.read_one()
+            while self._dul.event_queue.empty() and self._more():
+                self.read_one()
+        finally:
+            may_look.set()
 
     def read_one(self) -> None:
         """Read a PDU: a part of a C-STORE request, or one for pynetdicom."""

@@ -153,6 +153,19 @@ def test_other_messages_are_answered_in_between(port: Port, size: int) -> None:
     assert [kept.request.sop_instance_uid for kept in port.kept] == ["1.2.0", "1.2.1", "1.2.2"]
 
 
+def test_pynetdicom_rests_while_objects_come(port: Port, eventually: Callable[..., None]) -> None:
+    """It would look for work a thousand times a second, and hold up the thread that reads."""
+    (association,) = port.listener.active_associations
+    may_look = association._reactor_checkpoint
+    eventually(may_look.is_set, "it looks")
+    pieces = [pdu(value) for value in values()]
+    port.connection.sendall(b"".join(pieces[:2]))
+    eventually(lambda: port.kept and not may_look.is_set(), "it rests")
+    port.connection.sendall(b"".join(pieces[2:]))
+    assert port.answer()[0] == 4
+    eventually(may_look.is_set, "it looks again")
+
+
 def test_an_association_may_be_released_after_an_object(port: Port) -> None:
     port.connection.sendall(b"".join(map(pdu, values())))
     port.answer()
