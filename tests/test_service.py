@@ -150,12 +150,13 @@ def test_what_is_waited_for_holds_no_headers(gathering: Gathering, headers: list
     """A thousand images are more than a megabyte, and there may be many acquisitions."""
 
     def held() -> int:
-        return sum(isinstance(found, Header) for found in gc.get_objects())
+        gc.collect()
+        return sum(type(found) is Header for found in gc.get_objects())  # isinstance asks what may be dead
 
     before = held()
     gathering.arrive(*headers)
     assert gathering.after(QUIET_S / 2) == ["receiving"]
-    assert held() == before
+    assert held() <= before
 
 
 def test_nothing_is_judged_while_images_come(
