@@ -77,8 +77,6 @@ def check_pixels(ds: Dataset) -> None:
         No pixels, counts that are no numbers, fewer bytes or frames than the header says, more than any image has
         when decoded, or frames whose codestream is of another kind or matrix.
     """
-    if not ds.get("PixelData"):
-        raise Unreadable("image without pixel data: truncated?")
     try:
         reason = _uncountable(ds) or _lacking(ds)
     except MemoryError:
@@ -119,6 +117,9 @@ def _uncountable(ds: Dataset) -> str:
 
 
 def _lacking(ds: Dataset) -> str:
+    """Why there are fewer pixels than the header says; the empty string where nothing speaks against them."""
+    if not ds.get("PixelData"):
+        return "image without pixel data: truncated?"
     expected = get_expected_length(ds)
     encapsulated = ds.file_meta.TransferSyntaxUID.is_encapsulated
     return _encapsulated(ds, expected) if encapsulated else _native(ds, expected)

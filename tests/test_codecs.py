@@ -18,9 +18,10 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
+from pydicom.tag import Tag
 from pydicom.uid import (
     JPEG2000,
     UID,
@@ -272,6 +273,12 @@ def test_counts_that_are_no_numbers_are_not_multiplied(name: str, value: object)
     finally:
         tracemalloc.stop()
     assert peak < 1 << 20
+
+
+def test_pixels_that_cannot_be_looked_at_are_unreadable() -> None:
+    ds = image(smooth(), ExplicitVRLittleEndian)
+    ds._dict[Tag("PixelData")] = RawDataElement(Tag("PixelData"), "US", 3, b"123", 0, False, True)
+    assert why(ds) == "pixels do not fit their header (BytesLengthException)"
 
 
 def test_a_deflated_bomb_is_seen_before_it_is_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
