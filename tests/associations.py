@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -53,3 +54,18 @@ def store(port: int, *datasets: Dataset, calling: str = "SCANNER") -> list[int]:
     with association(port, classes, datasets[0].file_meta.TransferSyntaxUID, calling) as assoc:
         assert assoc.is_established
         return [assoc.send_c_store(ds).Status for ds in datasets]
+
+
+def ends(connection: socket.socket, pieces: Iterable[bytes]) -> None:
+    """Send, say no more, and read until the node closes; it must."""
+    with connection:
+        try:
+            for piece in pieces:
+                connection.sendall(piece)
+            socket.socket.shutdown(connection, socket.SHUT_WR)
+            while connection.recv(65536):
+                pass
+        except TimeoutError:
+            raise
+        except OSError:  # closed already
+            pass

@@ -27,6 +27,7 @@ import pytest
 from pydicom.uid import MRImageStorage
 from pynetdicom import AE, evt
 
+from associations import ends
 from node.association import VERIFICATION, on_open
 
 COUNT = int(os.environ.get("QSM_NODE_FUZZ_PDUS", "2000"))
@@ -150,21 +151,6 @@ def mutated(pdu: bytes, rng: random.Random) -> bytes:
             body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
     length = len(body) if rng.random() < 0.5 else len(pdu) - 6
     return pdu[:2] + struct.pack(">L", length) + bytes(body)
-
-
-def ends(connection: socket.socket, pdus: list[bytes]) -> None:
-    """Send, say no more, and read until the node closes; it must."""
-    with connection:
-        try:
-            for pdu in pdus:
-                connection.sendall(pdu)
-            socket.socket.shutdown(connection, socket.SHUT_WR)
-            while connection.recv(65536):
-                pass
-        except TimeoutError:
-            raise
-        except OSError:  # closed already
-            pass
 
 
 def test_silent_and_half_open_connections_hold_up_nobody(node: Served, eventually: Callable[..., None]) -> None:

@@ -41,7 +41,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE
 
-from associations import association, store
+from associations import association, ends, store
 from node.access import MAXIMUM_OF_PEER
 from node.association import on_open
 from node.config import HEALTH_AE_TITLE, Settings
@@ -69,6 +69,12 @@ class Running:
     spool: Spool
     journal: Journal
     port: int
+
+    def stored(self, ds: Dataset) -> Path:
+        """The file of what was stored under its instance UID."""
+        holder = self.journal.holder(ds.SOPInstanceUID)
+        assert holder is not None
+        return self.spool.path(holder[1])
 
     def asides(self, kind: str) -> list[Aside]:
         return [aside for aside in asides(self.journal) if aside.kind == kind]
@@ -146,10 +152,7 @@ def test_an_image_is_kept_as_it_came(start: Start, tiny_study: list[Path]) -> No
     node = start()
     ds = pydicom.dcmread(tiny_study[0])
     assert store(node.port, ds) == [SUCCESS]
-    holder = node.journal.holder(ds.SOPInstanceUID)
-    assert holder is not None
-    _, sha256 = holder
-    kept = node.spool.path(sha256)
+    kept = node.stored(ds)
     assert pydicom.dcmread(kept) == ds
     assert kept.stat().st_mode & 0o777 == 0o600
     assert [s.images for s in summaries(node.journal)] == [1]
@@ -245,12 +248,9 @@ def test_other_content_under_the_same_uid_is_kept_apart_and_reported(
     first = pydicom.dcmread(tiny_study[0])
     second = pydicom.dcmread(rewritten(tiny_study[0], tmp_path / "second.dcm", PixelData=b"\1\2" * (32 * 40)))
     assert store(node.port, first, second) == [SUCCESS, SUCCESS]
-    holder = node.journal.holder(first.SOPInstanceUID)
-    assert holder is not None
-    _, sha256 = holder
-    assert pydicom.dcmread(node.spool.path(sha256)).PixelData == first.PixelData
+    assert pydicom.dcmread(node.stored(first)).PixelData == first.PixelData
     assert [aside.count for aside in node.asides("conflict")] == [1]
-    (apart,) = set(node.spool.folder.glob("*.dcm")) - {node.spool.path(sha256)}
+    (apart,) = set(node.spool.folder.glob("*.dcm")) - {node.stored(first)}
     assert pydicom.dcmread(apart).PixelData == second.PixelData
 
 
@@ -320,10 +320,7 @@ def test_lossless_compression_is_read(start: Start, tiny_study: list[Path]) -> N
     pixels = ds.pixel_array
     ds.compress(RLELossless, generate_instance_uid=False)
     assert store(node.port, ds) == [SUCCESS]
-    holder = node.journal.holder(ds.SOPInstanceUID)
-    assert holder is not None
-    _, sha256 = holder
-    assert (pydicom.dcmread(node.spool.path(sha256)).pixel_array == pixels).all()
+    assert (pydicom.dcmread(node.stored(ds)).pixel_array == pixels).all()
 
 
 @pytest.mark.parametrize(
@@ -490,14 +487,7 @@ def test_bytes_that_are_not_dicom_are_counted_and_the_node_goes_on(
         b"\1\0",
     ]
     for number, sent in enumerate(nonsense, start=1):
-        with (
-            socket.create_connection(("127.0.0.1", node.port), timeout=10) as connection,
-            contextlib.suppress(OSError),  # the node may have cut it off at any of these
-        ):
-            connection.sendall(sent)
-            connection.shutdown(socket.SHUT_WR)
-            while connection.recv(4096):
-                pass
+        ends(socket.create_connection(("127.0.0.1", node.port), timeout=10), [sent])
         eventually(lambda n=number: node.count("rejected") == n, f"{sent[:20]!r} is counted", 30)
     assert {aside.sender for aside in node.asides("rejected")} == {"127.0.0.1"}
     assert all("DICOM message" in aside.reason for aside in node.asides("rejected"))
